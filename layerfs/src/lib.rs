@@ -1,5 +1,9 @@
 //! The engine below `build`, `copy` and `run`.
 pub mod digest;
 pub mod error;
+pub mod mount;
 pub mod oci;
+pub mod progress;
 pub mod reference;
+pub mod sys;
+pub mod userns;

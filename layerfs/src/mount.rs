@@ -1,0 +1,210 @@
+//! Union mounts of layers.
+//!
+//! A [`MountPlan`] says what is stacked on what; [`overlay`] turns it into a mount that is attached nowhere yet, so
+//! that nobody can see it half made, and [`attach`] puts it in its place. The mount dies with its last descriptor or
+//! with the mount namespace it was attached in; nothing is ever unmounted by path.
+//!
+//! Every overlay is mounted with `userxattr`, by root too: one form of a layer on disk (`user.overlay.*`, whiteouts
+//! as character device 0:0) then serves root and a user namespace alike, and an image's own `trusted.overlay.*`
+//! attributes mean nothing to the kernel.
+//!
+//! Sources: Linux `Documentation/filesystems/overlayfs.rst`; `userxattr` needs Linux 5.11 in a user namespace,
+//! `lowerdir+` 6.8 (before it, `mount(2)` with one page of options).
+
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree, unmount,
+};
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// Most layers the kernel stacks (`OVL_MAX_STACK`).
+pub const LAYERS_MAX: usize = 500;
+
+/// Where changes go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upper {
+    /// The folder that receives changes.
+    pub dir: PathBuf,
+    /// The kernel's scratch folder, on the same file system and empty.
+    pub work: PathBuf,
+}
+
+/// What is stacked on what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountPlan {
+    /// Read-only folders, lowest first.
+    pub lowers: Vec<PathBuf>,
+    /// Where changes go; without it the mount is read-only.
+    pub upper: Option<Upper>,
+    /// Skip every sync of the upper file system: for what is thrown away on a crash (Linux 5.10).
+    pub volatile: bool,
+}
+
+/// Makes the mount, attached nowhere.
+///
+/// # Errors
+/// The kernel refuses it; the sentence carries the kernel's own words where it gave any.
+pub fn overlay(plan: &MountPlan) -> Result<OwnedFd> {
+    if plan.lowers.len() > LAYERS_MAX {
+        let n = plan.lowers.len();
+        return Err(Error::new(Kind::Limit, format!("image has {n} layers and the kernel stacks {LAYERS_MAX}"))
+            .hint("squash the image, or rebuild it with fewer steps"));
+    }
+    match (&plan.lowers[..], &plan.upper) {
+        ([], None) => Err(Error::new(Kind::Usage, "a mount of no layers at all")),
+        // The kernel wants two folders at least; one alone is what it is.
+        ([], Some(upper)) => clone_tree(&upper.dir),
+        ([only], None) => read_only(clone_tree(only)?),
+        _ => match overlay_by_fsconfig(plan) {
+            Err(error) if matches!(error.errno().map(Errno::from_raw_os_error), Some(Errno::NOSYS | Errno::INVAL)) => {
+                overlay_by_mount(plan).map_err(|_| error)
+            }
+            result => result,
+        },
+    }
+}
+
+/// Puts a detached mount at `target`.
+///
+/// # Errors
+/// Those of `move_mount(2)`.
+pub fn attach(mount: BorrowedFd<'_>, target: &Path) -> Result<()> {
+    move_mount(mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).at("mount on", target)
+}
+
+/// A detached copy of the mount that `path` lies in, rooted at `path`.
+///
+/// # Errors
+/// Those of `open_tree(2)`.
+pub fn clone_tree(path: &Path) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, path, flags).at("clone the mount of", path)
+}
+
+fn read_only(tree: OwnedFd) -> Result<OwnedFd> {
+    crate::sys::mount::set_read_only(tree.as_fd()).context(|| "make a mount read-only")?;
+    Ok(tree)
+}
+
+/// The mount API of Linux 5.2 with `lowerdir+` of 6.8: no limit on the length of options and no escaping.
+fn overlay_by_fsconfig(plan: &MountPlan) -> Result<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+        .context(|| "open the overlay file system")
+        .map_err(no_overlay)?;
+    let fs = context.as_fd();
+    let configured = || -> std::result::Result<(), Errno> {
+        fsconfig_set_string(fs, "source", "layerfs")?;
+        fsconfig_set_flag(fs, "userxattr")?;
+        for lower in plan.lowers.iter().rev() {
+            fsconfig_set_string(fs, "lowerdir+", lower)?;
+        }
+        if let Some(upper) = &plan.upper {
+            fsconfig_set_string(fs, "upperdir", &upper.dir)?;
+            fsconfig_set_string(fs, "workdir", &upper.work)?;
+            if plan.volatile {
+                fsconfig_set_flag(fs, "volatile")?;
+            }
+        }
+        fsconfig_create(fs)
+    };
+    if let Err(errno) = configured() {
+        let words = kernel_words(fs).map_or_else(String::new, |words| format!(" ({words})"));
+        let sentence = format!("mount {} layers by overlayfs{words}", plan.lowers.len());
+        return Err(errno).context(|| sentence).map_err(no_overlay);
+    }
+    let mut flags = MountAttrFlags::empty();
+    if plan.upper.is_none() {
+        flags |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
+    fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, flags).context(|| "mount layers by overlayfs")
+}
+
+fn no_overlay(error: Error) -> Error {
+    match error.errno().map(Errno::from_raw_os_error) {
+        Some(Errno::NODEV) => error.hint("load the kernel module: sudo modprobe overlay"),
+        Some(Errno::PERM) => {
+            error.hint("overlayfs in a user namespace needs Linux 5.11 or later; `run check` tells more")
+        }
+        _ => error,
+    }
+}
+
+/// What the kernel logged on the mount context, without its severity letter (`fsopen(2)`, "message retrieval").
+fn kernel_words(fs: BorrowedFd<'_>) -> Option<String> {
+    let mut last = None;
+    let mut buffer = [0; 1024];
+    while let Ok(n @ 1..) = rustix::io::read(fs, &mut buffer) {
+        let line = String::from_utf8_lossy(&buffer[..n]);
+        last = Some(line.trim_end().trim_start_matches(['e', 'w', 'i']).trim().to_owned());
+    }
+    last
+}
+
+/// `mount(2)` for kernels before 6.8. It needs a place to mount on, which is cloned and left at once.
+fn overlay_by_mount(plan: &MountPlan) -> Result<OwnedFd> {
+    let escape = |path: &Path| {
+        let mut out = Vec::new();
+        for byte in path.as_os_str().as_bytes() {
+            if matches!(byte, b'\\' | b':' | b',') {
+                out.push(b'\\');
+            }
+            out.push(*byte);
+        }
+        out
+    };
+    let mut options = b"userxattr,lowerdir=".to_vec();
+    for (i, lower) in plan.lowers.iter().rev().enumerate() {
+        if i > 0 {
+            options.push(b':');
+        }
+        options.extend(escape(lower));
+    }
+    let mut flags = MountFlags::RDONLY;
+    let mut place = plan.lowers.first().cloned().unwrap_or_default();
+    if let Some(upper) = &plan.upper {
+        flags = MountFlags::empty();
+        place = upper.work.clone();
+        for (key, path) in [(",upperdir=", &upper.dir), (",workdir=", &upper.work)] {
+            options.extend_from_slice(key.as_bytes());
+            options.extend(escape(path));
+        }
+        if plan.volatile {
+            options.extend_from_slice(b",volatile");
+        }
+    }
+    if options.len() >= 4096 {
+        return Err(Error::new(Kind::Limit, "the names of the layers do not fit in one page of mount options")
+            .hint("Linux 6.8 has no such limit; or move the store to a shorter path"));
+    }
+    let target = fs::canonicalize(&place).at("find", &place)?;
+    let data = CString::new(options).map_err(|_| Error::new(Kind::Invalid, "a layer's path holds a NUL byte"))?;
+    mount("layerfs", &target, "overlay", flags, data.as_c_str())
+        .context(|| "mount layers by overlayfs")
+        .map_err(no_overlay)?;
+    let tree = clone_tree(&target);
+    // The mount lives on in `tree`; only its place is given up.
+    let left = unmount(&target, UnmountFlags::DETACH).at("leave the mount on", &target);
+    left.and(tree)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_plans_are_named() {
+        let plan = MountPlan { lowers: vec![PathBuf::from("/x"); LAYERS_MAX + 1], upper: None, volatile: false };
+        assert_eq!(overlay(&plan).expect_err("too many").kind(), Kind::Limit);
+        let plan = MountPlan { lowers: Vec::new(), upper: None, volatile: false };
+        assert_eq!(overlay(&plan).expect_err("nothing").kind(), Kind::Usage);
+    }
+}

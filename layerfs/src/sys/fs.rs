@@ -1,0 +1,209 @@
+//! Files and folders by descriptor: resolution that cannot leave a root, extended attributes, the umask.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
+use rustix::io::Errno;
+
+/// Most symlinks that one resolution follows, as the kernel's `MAXSYMLINKS`.
+pub const SYMLINKS_MAX: usize = 40;
+
+/// Opens a folder as a base for `*at` calls.
+///
+/// # Errors
+/// It does not exist, is not a folder, or may not be searched.
+pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Opens `path` below `root` as if `root` were `/`: absolute symlinks and `..` stay inside (`openat2(2)` with
+/// `RESOLVE_IN_ROOT`, Linux 5.6; a walk in user space where a kernel or seccomp filter refuses it).
+///
+/// # Errors
+/// Those of `openat2(2)`.
+pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+    static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
+    let flags = flags | OFlags::CLOEXEC;
+    if !NO_OPENAT2.load(Ordering::Relaxed) {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        loop {
+            match rustix::fs::openat2(root, path, flags, mode, resolve) {
+                // A rename elsewhere on the system raced with `..`; the kernel asks to try again.
+                Err(Errno::AGAIN) => {}
+                Err(Errno::NOSYS | Errno::PERM) => {
+                    NO_OPENAT2.store(true, Ordering::Relaxed);
+                    break;
+                }
+                result => return result,
+            }
+        }
+    }
+    walk_in_root(root, path, flags, mode)
+}
+
+/// The fallback of [`open_in_root`]: one component at a time, never following a symlink in the kernel.
+fn walk_in_root(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+    let components = |path: &[u8]| -> Vec<Vec<u8>> {
+        let parts = path.split(|b| *b == b'/').filter(|part| !part.is_empty() && *part != b".");
+        parts.map(<[u8]>::to_vec).rev().collect()
+    };
+    let mut pending = components(path.as_os_str().as_bytes());
+    let reopen = |fd: BorrowedFd<'_>| rustix::fs::openat(fd, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let mut stack: Vec<OwnedFd> = vec![reopen(root)?];
+    let mut links = 0;
+    while let Some(name) = pending.pop() {
+        if name == b".." {
+            if stack.len() > 1 {
+                stack.pop();
+            }
+            continue;
+        }
+        let here = stack.last().expect("the root stays on the stack").as_fd();
+        let last = pending.is_empty();
+        let stat = rustix::fs::statat(here, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW);
+        let is_link = stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
+        if is_link && !(last && flags.contains(OFlags::NOFOLLOW)) {
+            links += 1;
+            if links > SYMLINKS_MAX {
+                return Err(Errno::LOOP);
+            }
+            let target = rustix::fs::readlinkat(here, name.as_slice(), Vec::new())?;
+            if target.as_bytes().first() == Some(&b'/') {
+                stack.truncate(1);
+            }
+            pending.extend(components(target.as_bytes()));
+            continue;
+        }
+        if last {
+            return rustix::fs::openat(here, name.as_slice(), flags | OFlags::NOFOLLOW, mode);
+        }
+        let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let next = rustix::fs::openat(here, name.as_slice(), folder, Mode::empty())?;
+        stack.push(next);
+    }
+    let here = stack.last().expect("the root stays on the stack").as_fd();
+    rustix::fs::openat(here, ".", flags.difference(OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW), mode)
+}
+
+/// The path through which a call without an `*at` form reaches what a descriptor (and maybe a name below it) stands
+/// for.
+pub fn proc_path(fd: BorrowedFd<'_>, name: Option<&[u8]>) -> CString {
+    let mut path = format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes();
+    if let Some(name) = name {
+        path.push(b'/');
+        path.extend_from_slice(name);
+    }
+    path.retain(|b| *b != 0);
+    CString::new(path).expect("NUL bytes were just removed")
+}
+
+/// Sets an extended attribute of `name` in `dir` without following a symlink.
+///
+/// # Errors
+/// Those of `lsetxattr(2)`.
+pub fn set_xattr_at(dir: BorrowedFd<'_>, name: &[u8], key: &[u8], value: &[u8]) -> Result<(), Errno> {
+    rustix::fs::lsetxattr(proc_path(dir, Some(name)), key, value, XattrFlags::empty())
+}
+
+/// An extended attribute of `path`, not following a symlink; `None` where there is none or the file system has no
+/// such attributes.
+///
+/// # Errors
+/// Those of `lgetxattr(2)` other than `ENODATA` and `ENOTSUP`.
+pub fn get_xattr(path: &Path, key: &str) -> Result<Option<Vec<u8>>, Errno> {
+    let mut value = vec![0; 256];
+    loop {
+        match rustix::fs::lgetxattr(path, key, &mut value[..]) {
+            Ok(size) => {
+                value.truncate(size);
+                return Ok(Some(value));
+            }
+            Err(Errno::RANGE) => {
+                let size = rustix::fs::lgetxattr(path, key, &mut [0u8; 0][..])?;
+                value.resize(size + 64, 0);
+            }
+            Err(Errno::NODATA | Errno::NOTSUP) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The names of all extended attributes of `path`, not following a symlink.
+///
+/// # Errors
+/// Those of `llistxattr(2)` other than `ENOTSUP`.
+pub fn list_xattrs(path: &Path) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut names = vec![0; 512];
+    loop {
+        match rustix::fs::llistxattr(path, &mut names[..]) {
+            Ok(size) => {
+                names.truncate(size);
+                let split = names.split(|b| *b == 0).filter(|name| !name.is_empty());
+                return Ok(split.map(<[u8]>::to_vec).collect());
+            }
+            Err(Errno::RANGE) => {
+                let size = rustix::fs::llistxattr(path, &mut [0u8; 0][..])?;
+                names.resize(size + 256, 0);
+            }
+            Err(Errno::NOTSUP) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Flushes the whole file system that `fd` lies on (`syncfs(2)`).
+///
+/// # Errors
+/// A write of earlier data failed.
+pub fn sync_file_system(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(fd)?)
+}
+
+/// The process's umask, read without changing it (`/proc/self/status`, Linux 4.7); `0o777` where it cannot be read,
+/// so that a caller who compares modes takes none for granted.
+pub fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    line.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0o777)
+}
+
+/// Clones the data of `from` into `to` where the file system shares extents (`FICLONE`).
+///
+/// # Errors
+/// Those of `ioctl_ficlone(2)`; `EOPNOTSUPP`, `EXDEV` and `EINVAL` mean "copy instead".
+pub fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::fs::ioctl_ficlone(to, from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn both_resolvers_stay_inside_the_root() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir_all(dir.path().join("root/a/b")).expect("folders");
+        std::fs::write(dir.path().join("root/a/file"), "inside").expect("file");
+        std::fs::write(dir.path().join("file"), "outside").expect("file");
+        symlink("/a/file", dir.path().join("root/absolute")).expect("link");
+        symlink("../../../../file", dir.path().join("root/a/b/up")).expect("link");
+        symlink("loop", dir.path().join("root/loop")).expect("link");
+        let root = open_dir(&dir.path().join("root")).expect("root");
+        let read = |open: fn(BorrowedFd<'_>, &Path, OFlags, Mode) -> Result<OwnedFd, Errno>, path: &str| {
+            let fd = open(root.as_fd(), Path::new(path), OFlags::RDONLY, Mode::empty())?;
+            Ok(io::read_to_string(std::fs::File::from(fd)).expect("readable"))
+        };
+        for open in [open_in_root, walk_in_root] {
+            assert_eq!(read(open, "absolute"), Ok("inside".to_owned()));
+            assert_eq!(read(open, "/../a/./b/../file"), Ok("inside".to_owned()));
+            assert_eq!(read(open, "a/b/up"), Err(Errno::NOENT));
+            assert_eq!(read(open, "loop"), Err(Errno::LOOP));
+        }
+    }
+}
