@@ -1,1 +1,3 @@
-//! x
+//! Builds images from Dockerfiles.
+
+pub mod dockerfile;
