@@ -169,10 +169,10 @@ impl fmt::Display for ChainId {
 }
 
 /// A running digest.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Hasher(State);
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum State {
     Sha256(sha2::Sha256),
     Sha512(sha2::Sha512),
@@ -211,6 +211,7 @@ impl Hasher {
 }
 
 /// Counts and digests what is read or written through it.
+#[derive(Debug)]
 pub struct Hashed<S> {
     inner: S,
     hasher: Hasher,

@@ -5,5 +5,6 @@ pub mod mount;
 pub mod oci;
 pub mod progress;
 pub mod reference;
+pub mod store;
 pub mod sys;
 pub mod userns;

@@ -1,0 +1,122 @@
+//! Names: the truth about which images there are, and the index that others read.
+
+use std::fs;
+use std::io;
+
+use rustix::fs::FlockOperation;
+
+use super::format::{escape, unescape};
+use super::{Store, temp};
+use crate::digest::DiffId;
+use crate::error::{Context, Result};
+use crate::oci::{Descriptor, Index, REF_NAME};
+use crate::reference::Reference;
+
+impl Store {
+    /// All names, sorted.
+    ///
+    /// # Errors
+    /// The store cannot be read, or a ref is malformed.
+    pub fn refs(&self) -> Result<Vec<(Reference, Descriptor)>> {
+        let dir = self.root.join("refs");
+        let mut refs = Vec::new();
+        for entry in fs::read_dir(&dir).at("read", &dir)? {
+            let entry = entry.at("read", &dir)?;
+            let bytes = match fs::read(entry.path()) {
+                // Removed since the listing.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                result => result.at("read", entry.path())?,
+            };
+            let name = unescape(&entry.file_name().to_string_lossy())?.parse()?;
+            refs.push((name, serde_json::from_slice(&bytes).at("read ref", entry.path())?));
+        }
+        refs.sort_by(|a: &(Reference, _), b| a.0.cmp(&b.0));
+        Ok(refs)
+    }
+
+    /// What a name stands for; a name without tag or digest means `latest`.
+    ///
+    /// # Errors
+    /// The ref cannot be read.
+    pub fn resolve(&self, name: &Reference) -> Result<Option<Descriptor>> {
+        let path = self.ref_path(name);
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            result => Ok(Some(serde_json::from_slice(&result.at("read", &path)?).at("read ref", &path)?)),
+        }
+    }
+
+    /// Gives `target` a name, taking it from whatever had it. Syncs first: the last step of every import.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn tag(&self, name: &Reference, target: &Descriptor) -> Result<()> {
+        if self.resolve(name)?.as_ref() == Some(target) {
+            return Ok(());
+        }
+        let dir = self.new_temp_dir()?;
+        let (new, path) = (dir.path().join("ref"), self.ref_path(name));
+        fs::write(&new, crate::oci::canonical_json(target)).at("write", &new)?;
+        self.sync()?;
+        fs::rename(&new, &path).at("write", &path)
+    }
+
+    /// Takes a name away; `false` where nothing had it. What it named is freed by `gc`.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn untag(&self, name: &Reference) -> Result<bool> {
+        let path = self.ref_path(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            result => result.at("remove", &path).map(|()| true),
+        }
+    }
+
+    /// Writes `index.json` anew from the refs, for other programs. Once in an invocation that changed a ref.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn publish_index(&self) -> Result<()> {
+        let _lock = temp::lock(&self.root.join("index.lock"), FlockOperation::LockExclusive)?;
+        let named = self.refs()?.into_iter().map(|(name, mut descriptor)| {
+            descriptor.annotations.insert(REF_NAME.to_owned(), name.to_string().into());
+            descriptor
+        });
+        let bytes = Index::new(named.collect()).to_bytes();
+        if fs::read(self.root.join("index.json")).is_ok_and(|old| old == bytes) {
+            return Ok(());
+        }
+        self.replace("index.json", &bytes)
+    }
+
+    /// The compressed form of a layer we built, in `media_type`, where one was made and is still here or at least
+    /// known by digest.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub fn compressed_form(&self, diff_id: DiffId, media_type: &str) -> Result<Option<Descriptor>> {
+        let path = self.root.join("compressed").join(compressed_name(diff_id, media_type));
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            result => Ok(Some(serde_json::from_slice(&result.at("read", &path)?).at("read", &path)?)),
+        }
+    }
+
+    /// Remembers the compressed form of a layer we built.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn record_compressed_form(&self, diff_id: DiffId, descriptor: &Descriptor) -> Result<()> {
+        let name = compressed_name(diff_id, &descriptor.media_type);
+        self.replace(&format!("compressed/{name}"), &crate::oci::canonical_json(descriptor))
+    }
+
+    fn ref_path(&self, name: &Reference) -> std::path::PathBuf {
+        self.root.join("refs").join(escape(&name.clone().or_latest().to_string()))
+    }
+}
+
+fn compressed_name(diff_id: DiffId, media_type: &str) -> String {
+    format!("{}.{}", diff_id.0.hex(), escape(media_type))
+}
