@@ -1,4 +1,5 @@
 //! The engine below `build`, `copy` and `run`.
+pub mod archive;
 pub mod digest;
 pub mod error;
 pub mod mount;

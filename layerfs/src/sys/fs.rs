@@ -46,6 +46,19 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode
     walk_in_root(root, path, flags, mode)
 }
 
+/// Opens `path` below `root` only if no component of it is a symlink or leads upwards: the path then is the file's
+/// true one.
+///
+/// # Errors
+/// `ELOOP` for a symlink, `EXDEV` for a way out, `ENOSYS` where the kernel has no `openat2(2)` or a filter hides it.
+pub fn open_plain(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve).map_err(|errno| match errno {
+        Errno::PERM => Errno::NOSYS,
+        other => other,
+    })
+}
+
 /// The fallback of [`open_in_root`]: one component at a time, never following a symlink in the kernel.
 fn walk_in_root(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
     let components = |path: &[u8]| -> Vec<Vec<u8>> {

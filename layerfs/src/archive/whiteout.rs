@@ -1,0 +1,91 @@
+//! Whiteouts: how a layer says that something below it is gone.
+//!
+//! In an archive they are empty files with reserved names (image-spec, `layer.md`); on disk they have overlayfs's
+//! form with `userxattr`: a character device 0:0, and an attribute on an opaque folder.
+
+use crate::error::{Error, Kind, Result};
+
+/// Beginning of a whiteout's name in an archive.
+pub(crate) const PREFIX: &[u8] = b".wh.";
+/// Name of the entry that makes its folder opaque.
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Beginning of the names AUFS used for itself; they mean nothing here.
+const AUFS: &[u8] = b".wh..wh.";
+
+/// overlayfs's own attributes with `userxattr`.
+pub(crate) const OVERLAY: &[u8] = b"user.overlay.";
+/// Where overlayfs keeps attributes of the first name that files themselves have (Linux 6.7, "nested mounts").
+const ESCAPED: &[u8] = b"user.overlay.overlay.";
+/// The attribute of an opaque folder.
+pub(crate) const OPAQUE_XATTR: &str = "user.overlay.opaque";
+/// What an owner, mode or device that cannot be stored is recorded in, as fuse-overlayfs and containers/storage do:
+/// `UID:GID:MODE[:TYPE[-MAJOR-MINOR]]`, mode in octal.
+pub(crate) const OVERRIDE_XATTR: &str = "user.containers.override_stat";
+
+/// What a name in an archive means.
+pub(crate) enum Meaning<'a> {
+    /// A file of that name.
+    Plain,
+    /// The folder it is in hides everything below.
+    Opaque,
+    /// This name is gone.
+    Whiteout(&'a [u8]),
+    /// Nothing: bookkeeping of another tool.
+    Ignored,
+}
+
+/// The meaning of the last component of an entry's path.
+///
+/// # Errors
+/// A whiteout of nothing, of the folder itself, or of its parent.
+pub(crate) fn meaning(name: &[u8]) -> Result<Meaning<'_>> {
+    let Some(hidden) = name.strip_prefix(PREFIX) else { return Ok(Meaning::Plain) };
+    if name == OPAQUE {
+        return Ok(Meaning::Opaque);
+    }
+    if name.starts_with(AUFS) {
+        return Ok(Meaning::Ignored);
+    }
+    if matches!(hidden, b"" | b"." | b"..") {
+        let name = name.escape_ascii();
+        return Err(Error::new(Kind::Invalid, format!("`{name}` is a whiteout of no file")));
+    }
+    Ok(Meaning::Whiteout(hidden))
+}
+
+/// The name under which an attribute of an image is stored, so that it means nothing to overlayfs.
+pub(crate) fn escape_xattr(name: &[u8]) -> Vec<u8> {
+    match name.strip_prefix(OVERLAY) {
+        Some(rest) => [ESCAPED, rest].concat(),
+        None => name.to_vec(),
+    }
+}
+
+/// The attribute of an image that is stored under `name`; `None` for one of overlayfs itself.
+pub(crate) fn unescape_xattr(name: &[u8]) -> Option<Vec<u8>> {
+    match (name.strip_prefix(ESCAPED), name.starts_with(OVERLAY)) {
+        (Some(rest), _) => Some([OVERLAY, rest].concat()),
+        (None, true) => None,
+        (None, false) => Some(name.to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_cannot_speak_to_overlayfs() {
+        assert_eq!(escape_xattr(b"user.overlay.redirect"), b"user.overlay.overlay.redirect");
+        assert_eq!(unescape_xattr(b"user.overlay.overlay.redirect").as_deref(), Some(&b"user.overlay.redirect"[..]));
+        assert_eq!(unescape_xattr(b"user.overlay.origin"), None);
+        assert_eq!(unescape_xattr(b"user.x").as_deref(), Some(&b"user.x"[..]));
+    }
+
+    #[test]
+    fn whiteouts_of_nothing_are_errors() {
+        assert!(meaning(b".wh.").is_err() && meaning(b".wh..").is_err() && meaning(b".wh...").is_err());
+        assert!(matches!(meaning(b".wh..x"), Ok(Meaning::Whiteout(b".x"))));
+        assert!(matches!(meaning(b".wh..wh.plnk"), Ok(Meaning::Ignored)));
+    }
+}
