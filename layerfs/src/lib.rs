@@ -2,6 +2,7 @@
 pub mod archive;
 pub mod digest;
 pub mod error;
+pub mod layer;
 pub mod mount;
 pub mod oci;
 pub mod progress;

@@ -21,4 +21,5 @@ pub mod write;
 pub use apply::{Applied, ApplyOptions, Limits, apply};
 pub use compress::{Compression, Compressor, decompress};
 pub use diff::{DiffOptions, diff};
+pub(crate) use whiteout::{is_opaque, unescape_xattr};
 pub use write::TarWriter;

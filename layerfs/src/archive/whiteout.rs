@@ -3,7 +3,10 @@
 //! In an archive they are empty files with reserved names (image-spec, `layer.md`); on disk they have overlayfs's
 //! form with `userxattr`: a character device 0:0, and an attribute on an opaque folder.
 
-use crate::error::{Error, Kind, Result};
+use std::path::Path;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::fs::get_xattr;
 
 /// Beginning of a whiteout's name in an archive.
 pub(crate) const PREFIX: &[u8] = b".wh.";
@@ -68,6 +71,15 @@ pub(crate) fn unescape_xattr(name: &[u8]) -> Option<Vec<u8>> {
         (None, true) => None,
         (None, false) => Some(name.to_vec()),
     }
+}
+
+/// Whether a folder on disk hides what is below it.
+///
+/// # Errors
+/// Its attributes cannot be read.
+pub(crate) fn is_opaque(dir: &Path) -> Result<bool> {
+    let value = get_xattr(dir, OPAQUE_XATTR).at("read the attributes of", dir)?;
+    Ok(value.as_deref() == Some(b"y"))
 }
 
 #[cfg(test)]

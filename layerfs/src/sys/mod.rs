@@ -8,4 +8,5 @@ pub mod container;
 pub mod fs;
 pub mod mount;
 pub mod process;
+pub mod signals;
 pub mod spawn;
