@@ -128,12 +128,12 @@ pub enum Command {
     Add(Add),
     /// `ARG NAME[=DEFAULT]…`, at least one.
     Arg(Vec<ArgDefinition>),
-    /// `CMD`; `None` for a bare `CMD`, which clears it.
-    Cmd(Option<CommandLine>),
+    /// `CMD`.
+    Cmd(CommandLine),
     /// `COPY`.
     Copy(Copy),
-    /// `ENTRYPOINT`; `None` for a bare one, which clears it.
-    Entrypoint(Option<CommandLine>),
+    /// `ENTRYPOINT`.
+    Entrypoint(CommandLine),
     /// `ENV`; keys and values are expanded.
     Env(Vec<Pair>),
     /// `EXPOSE`; each word is expanded and may become several ([`super::expand::Lexer::words`]).
@@ -212,7 +212,7 @@ pub struct Pair {
 pub enum CommandLine {
     /// The JSON form: the arguments as they are.
     Exec(Vec<String>),
-    /// The shell form: one string for the stage's `SHELL`.
+    /// The shell form: one string for the stage's `SHELL`, empty for a bare instruction.
     Shell(Word),
 }
 
@@ -237,11 +237,11 @@ pub struct Heredoc {
 /// `RUN`.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// The command; `None` for a bare `RUN`, which runs the shell with nothing.
-    pub command: Option<CommandLine>,
+    /// The command without its heredocs; [`Run::script`] has both.
+    pub command: CommandLine,
     /// The heredocs of a shell-form command, in order.
     pub heredocs: Vec<Heredoc>,
-    /// `--mount`, in order; see [`super::flags::Mount::parse`] for their expansion.
+    /// `--mount`, in order; see [`super::mount::Mount::parse`] for their expansion.
     pub mounts: Vec<Word>,
     /// `--network`.
     pub network: Network,

@@ -101,6 +101,13 @@ impl Fault {
         self
     }
 
+    /// Adds a hint where there is none yet.
+    #[must_use]
+    pub(crate) fn or_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint.get_or_insert_with(|| hint.into());
+        self
+    }
+
     /// The error at its place.
     pub fn at(self, source: &Source, span: Span) -> ParseError {
         let error = ParseError::new(source, span, self.message);

@@ -8,20 +8,38 @@
 //! nearest known name, never skipped. Variables stay in the tree as written; [`expand`] gives them their values when
 //! the environment of a step is known.
 //!
-//! ```ignore
-//! pub fn parse(source: &[u8], name: &str) -> Result<ast::Dockerfile, ParseError>;
-//! pub fn parse_trigger(text: &str, name: &str) -> Result<ast::Instruction, ParseError>; // ONBUILD of a base image
-//! impl expand::Lexer { pub fn new(escape: char) -> Self; }
-//! impl expand::Lexer { pub fn word(&self, text: &str, env: expand::Env) -> Result<String, Fault>; }
-//! impl expand::Lexer { pub fn words(&self, text: &str, env: expand::Env) -> Result<Vec<String>, Fault>; }
-//! impl flags::Mount { pub fn parse(text: &str, expand: &mut dyn FnMut(&str) -> Result<String, Fault>) -> Result<Mount, Fault>; }
-//! impl ast::Run { pub fn script(&self) -> Script; }
-//! impl ast::Heredoc { pub fn content(&self) -> Cow<str>; }
+//! ```
+//! use build::dockerfile::{ast::Command, expand::Lexer, parse};
+//! let file = parse(b"FROM debian:$TAG AS base\nWORKDIR /src/${APP:-app}\n", "Dockerfile").unwrap();
+//! let stage = &file.stages[0];
+//! assert_eq!(stage.name.as_deref(), Some("base"));
+//! let Command::Workdir(word) = &stage.instructions[0].command else { panic!() };
+//! let lexer = Lexer::new(file.directives.escape);
+//! assert_eq!(lexer.word(&word.text, &|_| None).unwrap(), "/src/app");
+//! let error = parse(b"FROM debian\nRNU true\n", "Dockerfile").unwrap_err();
+//! assert_eq!(error.to_string(), "Dockerfile:2:1: unknown instruction `RNU`\n  2 | RNU true\n    | ^^^");
 //! ```
 
 pub mod ast;
+pub mod expand;
+pub mod mount;
 pub mod source;
 
+mod directives;
+mod dump;
 mod error;
+mod flags;
+mod heredoc;
+mod lines;
+mod node;
+mod parser;
+mod path;
+mod pattern;
+mod values;
 
+pub use directives::detect as detect_directive;
+#[doc(hidden)]
+pub use dump::dump;
 pub use error::{Fault, ParseError};
+pub use parser::{parse, parse_trigger};
+pub use path::clean;
