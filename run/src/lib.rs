@@ -15,4 +15,5 @@
 pub mod options;
 pub mod profile;
 pub mod spec;
+pub mod state;
 pub mod time;
