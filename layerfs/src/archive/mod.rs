@@ -1,9 +1,9 @@
 //! Layers as tar archives: the one engine that all three programs read and write them with.
 //!
 //! - [`read`] turns a stream into entries; headers are parsed by `tar-core`.
-//! - [`apply`] lays the entries of one layer down in a folder, whiteouts in overlayfs's form.
-//! - [`diff`] walks such a folder and writes the layer back, byte for byte the same for the same tree.
-//! - [`write`] is the tar writer below it, [`compress`] the compressions around it.
+//! - [`apply`](mod@apply) lays the entries of one layer down in a folder, whiteouts in overlayfs's form.
+//! - [`diff`](mod@diff) walks such a folder and writes the layer back, byte for byte the same for the same tree.
+//! - [`write`](mod@write) is the tar writer below it, [`compress`] the compressions around it.
 //!
 //! Invariants: nothing in an archive reaches outside the folder it is applied to; what overlayfs itself stores in
 //! extended attributes cannot be forged by an archive and does not leak into one; an archive is read to its last

@@ -1,6 +1,6 @@
 //! The store: images, layers, build cache and containers of one user, in one folder.
 //!
-//! It is an OCI image layout that other programs can read as it lies (see [`format`]), without a daemon, a database
+//! It is an OCI image layout that other programs can read as it lies (see [`format`](mod@format)), without a daemon, a database
 //! or a lock over everything. What it is not: it knows nothing of registries, Dockerfiles or running containers.
 //!
 //! A program that imports holds a [`Pin`] from before its first blob until its ref is written, and one that starts a

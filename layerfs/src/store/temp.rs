@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::error::{Context, Result};
 
-/// A folder that is removed with its owner: by `Drop`, or by the next [`sweep`] where the owner was killed.
+/// A folder that is removed with its owner: by `Drop`, or by the next opening of the store where the owner was killed.
 #[derive(Debug)]
 pub struct TempDir {
     path: PathBuf,
