@@ -1,1 +1,15 @@
-//! x
+//! Tests that need whole programs: real registries, real users, the rivals. One binary, one module per subject.
+//!
+//! Every test makes what it needs in a folder of its own, so order and leftovers mean nothing. A test that cannot run
+//! here says why in a file that `tests/all` reads, and fails that run unless it is for want of a rival.
+
+mod harness;
+
+mod bad_input;
+mod crash;
+mod end_to_end;
+mod interop;
+mod rootless;
+mod run_verbs;
+mod store;
+mod tidy;

@@ -1,0 +1,15 @@
+//! What the tests stand on: the programs as installed, parties that use them, registries, images, rivals.
+
+pub(crate) mod actor;
+pub(crate) mod call;
+pub(crate) mod faulty;
+pub(crate) mod http;
+pub(crate) mod image;
+pub(crate) mod machine;
+pub(crate) mod peers;
+pub(crate) mod registry;
+
+pub(crate) use actor::Actor;
+pub(crate) use call::{Call, Report};
+pub(crate) use faulty::{Auth, Fault, FaultyRegistry, Rule};
+pub(crate) use registry::Registry;
