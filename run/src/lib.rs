@@ -12,8 +12,16 @@
 //! and it is owned while somebody holds the lock of its folder (see [`state`]). Labels and annotations of images never
 //! choose what happens on the host.
 
+pub mod cgroup;
+mod init;
+pub mod launch;
+pub mod log;
 pub mod options;
 pub mod profile;
+pub mod relay;
+mod rootfs;
+pub mod seccomp;
 pub mod spec;
 pub mod state;
+pub mod terminal;
 pub mod time;
