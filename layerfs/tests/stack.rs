@@ -58,3 +58,111 @@ fn one_folder_alone_is_read_only() {
     assert_eq!(fs::read_to_string(root.join("f")).unwrap(), "x");
     assert!(fs::write(root.join("f"), "y").is_err());
 }
+
+/// A small generator of numbers, so that a failing run can be repeated from its seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+/// One random change of a tree. Names come from a small set, so that changes meet.
+fn change(random: &mut Random, root: &Path) {
+    let name = |random: &mut Random| ["a", "b", "c", "d"][random.below(4) as usize];
+    let mut path = root.to_owned();
+    for _ in 0..=random.below(3) {
+        path.push(name(random));
+    }
+    let other = root.join(name(random)).join(name(random));
+    // Whether a change is possible depends on what is there; one that is not changes nothing.
+    match random.below(9) {
+        0 | 1 => drop(fs::create_dir_all(&path)),
+        2 | 3 => drop(fs::write(&path, vec![b'x'; random.below(5000) as usize])),
+        4 => drop(std::os::unix::fs::symlink(["a", "../b", "/c"][random.below(3) as usize], &path)),
+        5 => drop(fs::remove_dir_all(&path)),
+        6 => drop(fs::remove_file(&path)),
+        7 => drop(fs::rename(&path, &other)),
+        _ => drop(fs::hard_link(&path, &other)),
+    }
+    if let Ok(metadata) = fs::symlink_metadata(&path)
+        && !metadata.is_symlink()
+    {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700 | random.below(0o100) as u32);
+        fs::set_permissions(&path, mode).unwrap();
+    }
+}
+
+/// Path, kind, mode, content of everything below a folder.
+fn listing(root: &Path) -> Vec<String> {
+    fn walk(root: &Path, dir: &Path, out: &mut Vec<String>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = fs::symlink_metadata(&path).unwrap();
+            let content = match () {
+                () if metadata.is_file() => fs::read(&path).unwrap().len().to_string(),
+                () if metadata.is_symlink() => fs::read_link(&path).unwrap().display().to_string(),
+                () => String::new(),
+            };
+            out.push(format!("{} {:o} {content}", path.strip_prefix(root).unwrap().display(), metadata.mode()));
+            if metadata.is_dir() {
+                walk(root, &path, out);
+            }
+        }
+    }
+    let mut out = Vec::new();
+    walk(root, root, &mut out);
+    out.sort();
+    out
+}
+
+/// For random trees `a` and changes to them that give `b`: the layer that `commit` makes of the changes gives `b` when
+/// it lies on `a`, both as the folder it was and unpacked again from its archive in another store.
+#[test]
+fn a_layer_of_changes_gives_the_changed_tree() {
+    use layerfs::layer::{self, DiffOptions, Limits, Lowers};
+    use layerfs::store::Store;
+
+    let through = |fd: &std::os::fd::OwnedFd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let read_only =
+        |lowers: &Lowers| overlay(&MountPlan { lowers: lowers.dirs.clone(), upper: None, volatile: false }).unwrap();
+    for seed in 1..=20 {
+        let random = &mut Random(0x9e37_79b9_7f4a_7c15 ^ (seed << 32));
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let other = Store::open(&dir.path().join("other")).unwrap();
+        let mut layers = Vec::new();
+        for step in 0..4 {
+            let lowers = layer::unpack_chain(&store, &layers, &Limits::default()).unwrap();
+            let temp = store.new_temp_dir().unwrap();
+            let upper = layer::prepare_upper(&lowers, temp.path()).unwrap();
+            let plan = MountPlan { lowers: lowers.dirs.clone(), upper: Some(upper.clone()), volatile: true };
+            let mount = overlay(&plan).unwrap();
+            for _ in 0..12 {
+                change(random, &through(&mount));
+            }
+            let expected = listing(&through(&mount));
+            drop(mount);
+            let committed = layer::commit_upper(&store, &upper.dir, &DiffOptions::default()).unwrap();
+            layers.push((committed.blob.clone(), committed.diff_id));
+            let bytes = fs::read(store.blob_path(&committed.blob.digest)).unwrap();
+            if !other.has_layer(committed.diff_id).unwrap() {
+                layer::stream_layer(&other, &committed.blob, committed.diff_id, &bytes[..], &Limits::default())
+                    .unwrap();
+            }
+            for store in [&store, &other] {
+                let lowers = layer::unpack_chain(store, &layers, &Limits::default()).unwrap();
+                let mount = read_only(&lowers);
+                assert_eq!(listing(&through(&mount)), expected, "seed {seed}, layer {step}");
+                let view: Vec<_> = layer::MergedView::new(&lowers.dirs).read_dir("").unwrap().unwrap();
+                let top: Vec<_> =
+                    expected.iter().filter_map(|l| l.split(' ').next()).filter(|p| !p.contains('/')).collect();
+                assert_eq!(view, top, "seed {seed}, layer {step}, as seen from user space");
+            }
+        }
+    }
+}

@@ -205,6 +205,19 @@ pub fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     Ok(pid.filter(|pid: &i32| *pid > 0))
 }
 
+/// Sends a signal by its number (`pidfd_send_signal(2)`); rustix takes the named ones alone.
+///
+/// # Errors
+/// `ESRCH` once the process is reaped or a zombie, `EINVAL` for a number that is no signal.
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let none: *const libc::siginfo_t = ptr::null();
+    // SAFETY: no siginfo is passed, so no memory is read.
+    match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Opens a namespace file, to be entered later.
 ///
 /// # Errors
