@@ -1,4 +1,5 @@
 //! Builds images from Dockerfiles.
 
 pub mod dockerfile;
+pub mod graph;
 pub mod ignore;

@@ -1,0 +1,553 @@
+//! Instructions to steps: variables get their values, paths become absolute, settings go into the configuration.
+
+use std::collections::HashMap;
+
+use layerfs::error::Error;
+use layerfs::oci::ImageConfig;
+
+use super::config;
+use super::env::{Variables, is_proxy};
+use super::plan::{Configs, Plan};
+use super::{Action, Chmod, Copy, Graph, Mount, Origin, Result, Run, Source, Stage, Step, Workdir, absolute, ports};
+use crate::dockerfile::ast::{self, Command, CommandLine, CopySource, Instruction, Network, Script, Security, Word};
+use crate::dockerfile::expand::Lexer;
+use crate::dockerfile::mount;
+use crate::dockerfile::source::Span;
+use crate::dockerfile::{Fault, ParseError};
+
+/// The graph of what the target needs. `configs` must hold every image that [`Plan::reach`] names.
+///
+/// # Errors
+/// A variable cannot be replaced, or a flag asks for what is not built; the error shows the place.
+pub fn lower(plan: &Plan<'_>, configs: &Configs) -> Result<Graph> {
+    let (order, _) = plan.reach(configs)?;
+    let mut states: HashMap<usize, State> = HashMap::new();
+    let mut stages = Vec::new();
+    for index in order {
+        let stage = &plan.stages[index];
+        let state = match &stage.base {
+            Origin::Stage(base) => states[base].on_top(),
+            Origin::Image(image) => State::of(config::inherited(&configs[image])),
+            _ => State::of(config::scratch(&stage.platform)),
+        };
+        let triggers = plan.triggers(index, configs)?;
+        let instructions: Vec<&Instruction> = triggers.iter().chain(&plan.file.stages[index].instructions).collect();
+        let mut lowering =
+            Lowering { plan, index, state, steps: Vec::new(), titles: Titles::new(plan, index, &instructions) };
+        for instruction in instructions {
+            lowering.instruction(instruction)?;
+        }
+        let Lowering { state, steps, .. } = lowering;
+        stages.push(Stage {
+            index,
+            label: stage.label.clone(),
+            base: stage.base.clone(),
+            platform: stage.platform.clone(),
+            steps,
+            config: state.config.clone(),
+        });
+        states.insert(index, state);
+    }
+    if let Some(target) = stages.last_mut() {
+        for (key, value) in &plan.options.labels {
+            config::set_label(&mut target.config, key, value);
+        }
+    }
+    Ok(Graph { stages })
+}
+
+/// What the instructions of a stage change as they go.
+#[derive(Clone)]
+struct State {
+    config: ImageConfig,
+    /// The environment of a step: the image's, and the arguments.
+    env: Variables,
+    /// The arguments declared so far, for the history of `RUN`.
+    arguments: Vec<String>,
+    /// `CMD` was given in this stage, so that `ENTRYPOINT` leaves it alone.
+    own_command: bool,
+}
+
+impl State {
+    fn of(config: ImageConfig) -> Self {
+        let mut env = Variables::parse(&config.strings("Env").unwrap_or_default());
+        if env.get("PATH").is_none() {
+            env.set("PATH", config::DEFAULT_PATH);
+        }
+        Self { config, env, arguments: Vec::new(), own_command: false }
+    }
+
+    /// What a stage on this one starts with.
+    fn on_top(&self) -> Self {
+        let mut state = self.clone();
+        state.config.set_strings("OnBuild", None);
+        state.own_command = false;
+        state
+    }
+
+    fn workdir(&self) -> &str {
+        self.config.text("WorkingDir").unwrap_or("/")
+    }
+}
+
+/// Numbers the steps that show progress: `[label n/total]`.
+struct Titles {
+    label: String,
+    next: usize,
+    total: usize,
+}
+
+impl Titles {
+    fn new(plan: &Plan<'_>, index: usize, instructions: &[&Instruction]) -> Self {
+        let shown = |command: &Command| {
+            matches!(command, Command::Run(_) | Command::Copy(_) | Command::Add(_) | Command::Workdir(_))
+        };
+        let stage = &plan.stages[index];
+        // The base counts as the first step where it is an image.
+        let base = usize::from(matches!(stage.base, Origin::Image(_)));
+        let total = base + instructions.iter().filter(|instruction| shown(&instruction.command)).count();
+        let alone = plan.stages.len() == 1 && plan.file.stages[0].name.is_none();
+        let label = if alone { String::new() } else { format!("{} ", stage.label) };
+        Self { label, next: base + 1, total }
+    }
+
+    fn next(&mut self, text: &str) -> String {
+        let number = self.next;
+        self.next += 1;
+        format!("[{}{number}/{}] {text}", self.label, self.total)
+    }
+}
+
+struct Lowering<'p, 'a> {
+    plan: &'p Plan<'a>,
+    index: usize,
+    state: State,
+    steps: Vec<Step>,
+    titles: Titles,
+}
+
+impl Lowering<'_, '_> {
+    fn instruction(&mut self, instruction: &Instruction) -> Result<()> {
+        let (action, created_by) = self.command(instruction)?;
+        let title = match action {
+            Action::Configure if !matches!(instruction.command, Command::Workdir(_)) => None,
+            _ => Some(self.titles.next(&one_line(instruction))),
+        };
+        self.steps.push(Step { title, span: instruction.span, created_by, action });
+        Ok(())
+    }
+
+    fn command(&mut self, instruction: &Instruction) -> Result<(Action, String)> {
+        let span = instruction.span;
+        let history = match &instruction.command {
+            Command::Run(run) => return self.run(run, span),
+            Command::Copy(copy) => return self.copy(copy),
+            Command::Add(add) => return self.add(add),
+            Command::Workdir(word) => return self.workdir(word),
+            Command::Arg(definitions) => self.arguments(definitions)?,
+            Command::Env(pairs) => {
+                let pairs = self.pairs(pairs)?;
+                let mut image = Variables::parse(&self.state.config.strings("Env").unwrap_or_default());
+                for (key, value) in &pairs {
+                    image.set(key, value);
+                    self.state.env.set(key, value);
+                }
+                self.state.config.set_strings("Env", Some(&image.strings()));
+                format!("ENV {}", show_pairs(&pairs))
+            }
+            Command::Label(pairs) => {
+                let pairs = self.pairs(pairs)?;
+                for (key, value) in &pairs {
+                    config::set_label(&mut self.state.config, key, value);
+                }
+                format!("LABEL {}", show_pairs(&pairs))
+            }
+            Command::Cmd(line) => {
+                let args = config::command(&self.state.config, line);
+                self.state.config.set_strings("Cmd", Some(&args));
+                self.state.own_command = true;
+                format!("CMD {}", json(&args))
+            }
+            Command::Entrypoint(line) => {
+                let args = config::command(&self.state.config, line);
+                self.state.config.set_strings("Entrypoint", Some(&args));
+                if !self.state.own_command {
+                    self.state.config.set_strings("Cmd", None);
+                }
+                format!("ENTRYPOINT {}", json(&args))
+            }
+            Command::Expose(words) => {
+                let mut ports = Vec::new();
+                for word in words {
+                    let lookup = |name: &str| self.state.env.get(name).map(str::to_owned);
+                    let expanded = self.plan.lexer.words(&word.text, &lookup);
+                    for text in expanded.map_err(|fault| self.at(fault, word.span))? {
+                        ports.extend(ports::parse(&text).map_err(|fault| self.at(fault, word.span))?);
+                    }
+                }
+                config::add_to_set(&mut self.state.config, "ExposedPorts", &ports);
+                format!("EXPOSE {}", ports.join(" "))
+            }
+            Command::Healthcheck(check) => {
+                config::set_healthcheck(&mut self.state.config, check);
+                instruction.original.clone()
+            }
+            Command::Maintainer(word) => {
+                self.state.config.document_mut().insert("author".to_owned(), word.text.clone().into());
+                format!("MAINTAINER {}", word.text)
+            }
+            Command::Onbuild(onbuild) => {
+                config::add_trigger(&mut self.state.config, &onbuild.trigger);
+                format!("ONBUILD {}", onbuild.trigger)
+            }
+            Command::Shell(shell) => {
+                self.state.config.set_strings("Shell", Some(shell));
+                format!("SHELL {}", json(shell))
+            }
+            Command::StopSignal(word) => {
+                let signal = self.expand(word)?;
+                self.state.config.set_text("StopSignal", &signal);
+                format!("STOPSIGNAL {signal}")
+            }
+            Command::User(word) => {
+                let user = self.expand(word)?;
+                self.state.config.set_text("User", &user);
+                format!("USER {user}")
+            }
+            Command::Volume(words) => {
+                let volumes = words.iter().map(|word| self.expand(word)).collect::<Result<Vec<_>>>()?;
+                if let Some(empty) = volumes.iter().position(String::is_empty) {
+                    return Err(self.at(Fault::new("a volume's path is empty"), words[empty].span));
+                }
+                config::add_to_set(&mut self.state.config, "Volumes", &volumes);
+                format!("VOLUME {}", json(&volumes))
+            }
+        };
+        Ok((Action::Configure, history))
+    }
+
+    fn arguments(&mut self, definitions: &[ast::ArgDefinition]) -> Result<String> {
+        let mut shown = Vec::new();
+        for definition in definitions {
+            let name = self.expand(&definition.name)?;
+            let given = self.plan.options.build_args.iter().rev().find(|(known, _)| *known == name);
+            let value = match (given, &definition.default) {
+                (Some((_, value)), _) => Some(value.clone()),
+                (None, Some(default)) => Some(self.expand(default)?),
+                // A bare `ARG NAME` brings in what was said before the first FROM.
+                (None, None) => self.plan.global.get(&name).map(str::to_owned),
+            };
+            if let Some(value) = &value {
+                self.state.env.set(&name, value);
+            }
+            shown.push(value.map_or_else(|| name.clone(), |value| format!("{name}={value}")));
+            if !self.state.arguments.contains(&name) {
+                self.state.arguments.push(name);
+            }
+        }
+        Ok(format!("ARG {}", shown.join(" ")))
+    }
+
+    fn workdir(&mut self, word: &Word) -> Result<(Action, String)> {
+        let text = self.expand(word)?;
+        let path = absolute(self.state.workdir(), &text);
+        let path = if path == "/" { path } else { path.trim_end_matches('/').to_owned() };
+        self.state.config.set_text("WorkingDir", &path);
+        let history = format!("WORKDIR {path}");
+        let user = self.state.config.text("User").unwrap_or_default().to_owned();
+        let action = if path == "/" { Action::Configure } else { Action::Workdir(Workdir { path, user }) };
+        Ok((action, history))
+    }
+
+    fn run(&mut self, run: &ast::Run, span: Span) -> Result<(Action, String)> {
+        if let Some(device) = run.devices.first() {
+            let fault = Fault::new("RUN --device is not built yet")
+                .hint("make the device part of a RUN --mount, or leave it out");
+            return Err(self.at(fault, device.span));
+        }
+        let insecure = run.security == Security::Insecure;
+        if insecure && !self.plan.options.allow_insecure {
+            let fault = Fault::new("RUN --security=insecure was not allowed").hint("say --allow security.insecure");
+            return Err(self.at(fault, span));
+        }
+        let mut script = None;
+        let args = match run.script() {
+            Script::Exec(args) => args,
+            Script::Shell(text) => config::through_shell(&self.state.config, &text),
+            Script::File { name, content } => {
+                let path = format!("/dev/pipes/{name}");
+                script = Some((name, content));
+                config::through_shell(&self.state.config, &path)
+            }
+        };
+        let mounts = self.mounts(&run.mounts)?;
+        let own = |name: &str| self.state.arguments.iter().any(|known| known == name);
+        let proxies = self.plan.options.build_args.iter().filter(|(name, _)| is_proxy(name) && !own(name));
+        let proxies = proxies.flat_map(|(name, value)| {
+            [(name.to_ascii_lowercase(), value.clone()), (name.to_ascii_uppercase(), value.clone())]
+        });
+        let network = match run.network {
+            Network::Default => self.plan.options.network,
+            own => own,
+        };
+        let history = format!("RUN {}", self.run_history(&args, run));
+        let action = Run {
+            args,
+            script,
+            env: self.state.env.pairs().to_vec(),
+            proxies: proxies.collect(),
+            cwd: self.state.workdir().to_owned(),
+            user: self.state.config.text("User").unwrap_or_default().to_owned(),
+            mounts,
+            network,
+            insecure,
+            hosts: self.plan.options.hosts.clone(),
+        };
+        Ok((Action::Run(Box::new(action)), history))
+    }
+
+    /// As docker writes it: `|N NAME=value… /bin/sh -c …`, so that the arguments a layer was made with can be seen.
+    fn run_history(&self, args: &[String], run: &ast::Run) -> String {
+        let mut words = Vec::new();
+        if !self.state.arguments.is_empty() {
+            words.push(format!("|{}", self.state.arguments.len()));
+            for name in &self.state.arguments {
+                words.push(format!("{name}={}", self.state.env.get(name).unwrap_or_default()));
+            }
+        }
+        let exec = matches!(run.command, CommandLine::Exec(_));
+        words.push(if exec { args.join(" ") } else { args.join(" ").trim_end().to_owned() });
+        words.join(" ")
+    }
+
+    fn mounts(&self, words: &[Word]) -> Result<Vec<Mount>> {
+        let mut mounts = Vec::new();
+        let mut sockets = 0;
+        for word in words {
+            let lookup = |name: &str| self.state.env.get(name).map(str::to_owned);
+            let mut expand = |text: &str| self.plan.lexer.word(text, &lookup);
+            let parsed = mount::Mount::parse(&word.text, &mut expand).map_err(|fault| self.at(fault, word.span))?;
+            let cwd = self.state.workdir();
+            let target = |path: &str| -> Result<String> {
+                let path = absolute(cwd, path);
+                match path.trim_end_matches('/') {
+                    "" => Err(self.at(Fault::new("a mount cannot take the place of `/`"), word.span)),
+                    path => Ok(path.to_owned()),
+                }
+            };
+            let origin = |from: &Option<String>, or: Origin| from.as_deref().map_or(or, |name| self.plan.origin(name));
+            mounts.push(match parsed {
+                mount::Mount::Bind(bind) => Mount::Bind {
+                    origin: origin(&bind.from, Origin::Context),
+                    source: absolute("/", &bind.source).trim_end_matches('/').to_owned(),
+                    target: target(&bind.target)?,
+                    writable: bind.writable,
+                },
+                mount::Mount::Cache(mut options) => {
+                    options.target = target(&options.target)?;
+                    if let Some(namespace) = self.plan.global("BUILDKIT_CACHE_MOUNT_NS") {
+                        options.id = format!("{namespace}/{}", options.id);
+                    }
+                    Mount::Cache { origin: origin(&options.from, Origin::Scratch), options }
+                }
+                mount::Mount::Tmpfs(mut options) => {
+                    options.target = target(&options.target)?;
+                    Mount::Tmpfs(options)
+                }
+                mount::Mount::Secret(mut options) => {
+                    options.target = options.target.as_deref().map(target).transpose()?;
+                    Mount::Secret(options)
+                }
+                mount::Mount::Ssh(options) => {
+                    let path = match &options.target {
+                        Some(path) => target(path)?,
+                        None => format!("/run/buildkit/ssh_agent.{sockets}"),
+                    };
+                    sockets += 1;
+                    Mount::Ssh(options, path)
+                }
+            });
+        }
+        Ok(mounts)
+    }
+
+    fn copy(&self, copy: &ast::Copy) -> Result<(Action, String)> {
+        let mut lowered = self.files("COPY", &copy.sources, &copy.destination, &copy.chown, &copy.chmod)?;
+        if let Some(from) = &copy.from {
+            lowered.origin = self.plan.origin(&from.text);
+            if lowered.origin == Origin::Stage(self.index) {
+                return Err(self.at(Fault::new("a stage cannot copy from itself"), from.span));
+            }
+        }
+        lowered.link = copy.link;
+        lowered.parents = copy.parents;
+        lowered.exclude = copy.exclude.iter().map(|word| word.text.clone()).collect();
+        let from = copy.from.as_ref().map(|word| format!("--from={} ", word.text)).unwrap_or_default();
+        let history = copy_history(&lowered, &copy.chown, &copy.chmod, &from);
+        Ok((Action::Copy(Box::new(lowered)), history))
+    }
+
+    fn add(&self, add: &ast::Add) -> Result<(Action, String)> {
+        let mut lowered = self.files("ADD", &add.sources, &add.destination, &add.chown, &add.chmod)?;
+        lowered.link = add.link;
+        lowered.exclude = add.exclude.iter().map(|word| word.text.clone()).collect();
+        lowered.unpack = add.unpack.unwrap_or(true);
+        for (source, written) in lowered.sources.iter_mut().zip(&add.sources) {
+            let (Source::Path(path), CopySource::Path(word)) = (&source, written) else { continue };
+            if is_remote(path) {
+                let fault = Fault::new(format!("ADD of the URL `{path}` is not built yet"))
+                    .hint("fetch it in a RUN step, or into the context before the build");
+                return Err(self.at(fault, word.span));
+            }
+        }
+        for (flag, place) in [
+            ("checksum", add.checksum.as_ref().map(|word| word.span)),
+            ("keep-git-dir", add.keep_git_dir.map(|_| add.destination.span)),
+        ] {
+            if let Some(span) = place {
+                let fault = Fault::new(format!("ADD --{flag} is only for URLs, which are not built yet"));
+                return Err(self.at(fault, span));
+            }
+        }
+        let history = copy_history(&lowered, &add.chown, &add.chmod, "");
+        Ok((Action::Copy(Box::new(lowered)), history))
+    }
+
+    fn files(
+        &self,
+        instruction: &'static str,
+        sources: &[CopySource],
+        destination: &Word,
+        chown: &Option<Word>,
+        chmod: &Option<Word>,
+    ) -> Result<Copy> {
+        let mut lowered = Vec::new();
+        for source in sources {
+            lowered.push(match source {
+                CopySource::Path(word) => {
+                    let path = self.expand(word)?;
+                    if instruction == "COPY" && (path.starts_with("http://") || path.starts_with("https://")) {
+                        let fault = Fault::new("COPY takes no URL").hint("ADD does");
+                        return Err(self.at(fault, word.span));
+                    }
+                    Source::Path(path)
+                }
+                CopySource::Inline(heredoc) => {
+                    let content = heredoc.content();
+                    let content = match heredoc.expand {
+                        true => {
+                            let lookup = |name: &str| self.state.env.get(name).map(str::to_owned);
+                            let expanded = Lexer::heredoc().word(&content, &lookup);
+                            expanded.map_err(|fault| self.at(fault, heredoc.span))?
+                        }
+                        false => content.into_owned(),
+                    };
+                    Source::Inline(heredoc.name.clone(), content)
+                }
+            });
+        }
+        let chmod = match chmod {
+            Some(word) => {
+                let text = self.expand(word)?;
+                Some(Chmod::parse(&text).map_err(|error| self.at(with_hint(&error), word.span))?)
+            }
+            None => None,
+        };
+        let path = self.expand(destination)?;
+        if path.is_empty() {
+            return Err(self.at(Fault::new(format!("the destination of {instruction} is empty")), destination.span));
+        }
+        Ok(Copy {
+            sources: lowered,
+            origin: Origin::Context,
+            destination: absolute(self.state.workdir(), &path),
+            chown: chown.as_ref().map(|word| self.expand(word)).transpose()?,
+            chmod,
+            link: false,
+            parents: false,
+            exclude: Vec::new(),
+            unpack: false,
+            instruction,
+        })
+    }
+
+    fn pairs(&self, pairs: &[ast::Pair]) -> Result<Vec<(String, String)>> {
+        pairs.iter().map(|pair| Ok((self.expand(&pair.key)?, self.expand(&pair.value)?))).collect()
+    }
+
+    fn expand(&self, word: &Word) -> Result<String> {
+        let lookup = |name: &str| self.state.env.get(name).map(str::to_owned);
+        self.plan.lexer.word(&word.text, &lookup).map_err(|fault| self.at(fault, word.span))
+    }
+
+    fn at(&self, fault: Fault, span: Span) -> Error {
+        let error: ParseError = fault.at(&self.plan.file.source, span);
+        error.into()
+    }
+}
+
+fn with_hint(error: &Error) -> Fault {
+    let fault = Fault::new(error.to_string());
+    match error.advice() {
+        Some(hint) => fault.hint(hint),
+        None => fault,
+    }
+}
+
+/// Git repositories and web addresses, as `ADD` tells them from paths.
+fn is_remote(path: &str) -> bool {
+    let schemes = ["http://", "https://", "git://", "ssh://", "git@"];
+    schemes.iter().any(|scheme| path.starts_with(scheme))
+}
+
+fn copy_history(copy: &Copy, chown: &Option<Word>, chmod: &Option<Word>, from: &str) -> String {
+    let mut text = format!("{} {from}", copy.instruction);
+    if copy.parents {
+        text.push_str("--parents ");
+    }
+    if chown.is_some() {
+        text.push_str(&format!("--chown={} ", copy.chown.as_deref().unwrap_or_default()));
+    }
+    if let Some(chmod) = chmod {
+        text.push_str(&format!("--chmod={} ", chmod.text));
+    }
+    for source in &copy.sources {
+        match source {
+            Source::Path(path) | Source::Remote(path) => text.push_str(path),
+            Source::Inline(name, _) => text.push_str(&format!("<<{name}")),
+        }
+        text.push(' ');
+    }
+    text.push_str(&copy.destination);
+    text
+}
+
+fn show_pairs(pairs: &[(String, String)]) -> String {
+    pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+}
+
+fn json(list: &[String]) -> String {
+    serde_json::to_string(list).expect("strings are JSON")
+}
+
+/// The instruction as progress shows it, the first line of a heredoc included.
+fn one_line(instruction: &Instruction) -> String {
+    let heredocs: Vec<&str> = match &instruction.command {
+        Command::Run(run) => run.heredocs.iter().map(|heredoc| heredoc.raw.as_str()).collect(),
+        Command::Copy(ast::Copy { sources, .. }) | Command::Add(ast::Add { sources, .. }) => {
+            let inline = |source: &'_ CopySource| matches!(source, CopySource::Inline(_));
+            if sources.iter().any(inline) { return instruction.original.trim().to_owned() } else { Vec::new() }
+        }
+        _ => Vec::new(),
+    };
+    let original = instruction.original.trim();
+    match heredocs.first() {
+        Some(text) => {
+            let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            let first = lines.next().unwrap_or_default();
+            let more = if lines.next().is_some() { "..." } else { "" };
+            format!("{original} ({first}{more})")
+        }
+        None => original.to_owned(),
+    }
+}
