@@ -89,8 +89,20 @@ pub fn bring_up_loopback() -> io::Result<()> {
 /// # Errors
 /// Those of `prctl(2)`.
 pub fn hide_from_tracers() -> io::Result<()> {
+    set_dumpable(0)
+}
+
+/// Undoes what a change of ids does: this process's files in `/proc` belong to its user again.
+///
+/// # Errors
+/// Those of `prctl(2)`.
+pub fn allow_tracers() -> io::Result<()> {
+    set_dumpable(1)
+}
+
+fn set_dumpable(value: libc::c_int) -> io::Result<()> {
     // SAFETY: PR_SET_DUMPABLE takes a number and touches no memory of ours.
-    match unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } {
+    match unsafe { libc::prctl(libc::PR_SET_DUMPABLE, value, 0, 0, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

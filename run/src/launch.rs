@@ -1,0 +1,184 @@
+//! Starting a container: from an OCI runtime `Spec` to a process.
+//!
+//! [`create`] opens what it needs, makes the cgroup, clones once with all namespaces, and returns when the container's
+//! first process has set itself up and waits just before the program. [`Created::start`] lets it go and returns when
+//! the program runs. One channel carries every failure with the step it happened in. There is no re-execution of this
+//! program and no helper process.
+//!
+//! The calling process must have one thread: the new process goes on in a copy of its memory (see
+//! [`layerfs::sys::process::clone_child`]).
+//!
+//! Errors: whatever [`create`] returns is about the set-up (a container engine exits 125); of [`Created::start`],
+//! [`Kind::NotFound`] means that the program is not in the container (127) and [`Kind::Denied`] that it cannot be
+//! executed (126).
+
+pub(crate) mod channel;
+mod namespaces;
+mod running;
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::sys::process::{self as sys, CloneOptions};
+use layerfs::userns::Mapping;
+use oci_spec::runtime::Spec;
+
+use crate::cgroup;
+use crate::init::{Init, Streams, View, libc_flag};
+use crate::rootfs::{Prepared, host_proc};
+use crate::seccomp::Filter;
+
+pub use crate::rootfs::Rootfs;
+use channel::Channel;
+use namespaces::Namespaces;
+pub use running::{Created, Exit, Running};
+
+/// The program is not in the container.
+pub(crate) const EXIT_NOT_FOUND: i32 = 127;
+/// The program is there but cannot be executed.
+pub(crate) const EXIT_CANNOT_EXECUTE: i32 = 126;
+/// The container could not be set up.
+pub(crate) const EXIT_SETUP_FAILED: i32 = 125;
+
+/// The three standard streams of a container.
+#[derive(Debug)]
+pub struct Stdio {
+    /// Its input.
+    pub stdin: OwnedFd,
+    /// Its output.
+    pub stdout: OwnedFd,
+    /// Its messages.
+    pub stderr: OwnedFd,
+}
+
+/// What a container's process reads and writes.
+#[derive(Debug)]
+pub enum Io {
+    /// Three streams of the caller's.
+    Stdio(Stdio),
+    /// A terminal, opened inside the container's own devpts; its master side comes back.
+    Terminal {
+        /// Columns and rows.
+        size: (u16, u16),
+    },
+}
+
+impl From<Io> for Streams {
+    fn from(io: Io) -> Self {
+        match io {
+            Io::Stdio(stdio) => Streams::Given(stdio),
+            Io::Terminal { size } => Streams::Terminal(size),
+        }
+    }
+}
+
+/// A container to be started.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// What it is. Where the Spec names no user namespace of its own the container shares the caller's.
+    pub spec: &'a Spec,
+    /// Its root; the Spec's own `root.path` is not looked at.
+    pub rootfs: Rootfs,
+    /// Its streams. The Spec's `process.terminal` is not looked at.
+    pub io: Io,
+    /// Its cgroup.
+    pub cgroup: cgroup::Plan,
+    /// How many descriptors from 3 on it inherits. They must be open.
+    pub preserve_fds: u32,
+    /// Kill it when this process dies. (When the thread dies, strictly; there is but one.)
+    pub dies_with_parent: bool,
+}
+
+impl<'a> Launch<'a> {
+    /// A launch without descriptors beyond the streams, of a container that outlives its launcher.
+    pub fn new(spec: &'a Spec, rootfs: Rootfs, io: Io, cgroup: cgroup::Plan) -> Self {
+        Self { spec, rootfs, io, cgroup, preserve_fds: 0, dies_with_parent: false }
+    }
+}
+
+/// Makes the container. Its first process waits just before the program.
+///
+/// # Errors
+/// Any step of the set-up failed; nothing of the container is left.
+pub fn create(launch: Launch<'_>) -> Result<Created> {
+    let Launch { spec, rootfs, io, cgroup, preserve_fds, dies_with_parent } = launch;
+    let process = spec.process().as_ref().ok_or_else(|| Error::new(Kind::Invalid, "the Spec has no process"))?;
+    check_preserved(preserve_fds)?;
+    refuse_what_is_not_done(spec)?;
+    let namespaces = Namespaces::of(spec)?;
+    let own_user_namespace = namespaces.new & libc_flag::USER != 0;
+    let in_user_namespace = own_user_namespace || namespaces.joins_user() || !Mapping::current()?.is_host();
+    let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()).map(Filter::compile).transpose()?;
+    let prepared = Prepared::new(spec, &rootfs, in_user_namespace)?;
+    let (cgroup, placement) = cgroup.apply()?;
+
+    let started = (|| {
+        let (own_end, child_end) = Channel::pair()?;
+        let intermediate = namespaces.need_intermediate();
+        let Namespaces { new, joins } = namespaces;
+        let (outer_joins, inner_joins) = if intermediate { (joins, Vec::new()) } else { (Vec::new(), joins) };
+        let init = Init {
+            process,
+            spec: Some(spec),
+            view: View::Own(Box::new(prepared)),
+            streams: io.into(),
+            proc: host_proc()?,
+            joins: inner_joins,
+            namespaces: new,
+            control_groups: placement.v1,
+            filter,
+            preserve_fds,
+            dies_with_parent,
+        };
+        // The cgroup namespace is unshared once the process is in its cgroup.
+        let at_clone = new & !libc_flag::CGROUP;
+        let options =
+            CloneOptions { namespaces: at_clone, cgroup: placement.v2.as_ref().map(AsFd::as_fd), sibling: false };
+        let child = if intermediate {
+            namespaces::clone_through(outer_joins, options, init, child_end)
+        } else {
+            let cloned = sys::clone_child(&options, move || init.run(&child_end));
+            cloned.context(|| "clone the container's first process").map_err(namespaces::explain_clone)
+        }?;
+        running::converse(child, intermediate, own_end, Some(spec))
+    })();
+    match started {
+        Ok(waiting) => Ok(Created::new(waiting, cgroup)),
+        Err(error) => {
+            // The first error is the one to tell; the folders are empty by now.
+            let _ = cgroup.destroy();
+            Err(error)
+        }
+    }
+}
+
+/// A descriptor that is not open now could be one of our own by the time the program starts.
+fn check_preserved(count: u32) -> Result<()> {
+    for number in 3..3 + u64::from(count) {
+        if std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_err() {
+            return Err(Error::new(Kind::Usage, format!("descriptor {number} is to be preserved but is not open")));
+        }
+    }
+    Ok(())
+}
+
+/// A field that asks for something this launcher does not do must not be passed over in silence.
+fn refuse_what_is_not_done(spec: &Spec) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    let process = spec.process().as_ref();
+    let refused = [
+        ("hooks", spec.hooks().is_some()),
+        ("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some())),
+        ("linux.personality", linux.is_some_and(|linux| linux.personality().is_some())),
+        ("linux.timeOffsets", linux.is_some_and(|linux| linux.time_offsets().is_some())),
+        ("linux.memoryPolicy", linux.is_some_and(|linux| linux.memory_policy().is_some())),
+        ("linux.netDevices", linux.is_some_and(|linux| linux.net_devices().is_some())),
+        ("process.scheduler", process.is_some_and(|process| process.scheduler().is_some())),
+        ("process.ioPriority", process.is_some_and(|process| process.io_priority().is_some())),
+        ("process.execCPUAffinity", process.is_some_and(|process| process.exec_cpu_affinity().is_some())),
+    ];
+    match refused.iter().find(|(_, present)| *present) {
+        Some((field, _)) => Err(Error::new(Kind::Unsupported, format!("{field} of the Spec is not supported"))),
+        None => Ok(()),
+    }
+}

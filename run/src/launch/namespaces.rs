@@ -1,0 +1,139 @@
+//! Which namespaces are new, which are joined, and how both are had at once.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::sys::process::{self as sys, Child, CloneOptions};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::EXIT_SETUP_FAILED;
+use super::channel::{Channel, Message};
+use crate::init::{Init, libc_flag};
+
+/// The namespaces of a container.
+pub(crate) struct Namespaces {
+    /// `CLONE_NEW*` flags of those it gets for itself.
+    pub(crate) new: u64,
+    /// Those of others, the user namespace first: it gives the right to enter the rest.
+    pub(crate) joins: Vec<(OwnedFd, LinkNameSpaceType)>,
+}
+
+impl Namespaces {
+    /// Reads the Spec and opens the files of joined namespaces.
+    pub(crate) fn of(spec: &Spec) -> Result<Self> {
+        let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let (mut new, mut joins, mut seen) = (0, Vec::new(), 0);
+        for namespace in listed.into_iter().flatten() {
+            let (flag, kind) = flag_of(namespace.typ());
+            if seen & flag != 0 {
+                return Err(Error::new(Kind::Invalid, format!("linux.namespaces lists `{}` twice", namespace.typ())));
+            }
+            seen |= flag;
+            match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
+                None => new |= flag,
+                Some(path) => {
+                    let file = sys::open_namespace(path).at("open the namespace", path)?;
+                    joins.push((file, kind));
+                }
+            }
+        }
+        if new & libc_flag::MOUNT == 0 {
+            return Err(Error::new(Kind::Unsupported, "a container without a mount namespace of its own")
+                .hint("list a mount namespace without a path in linux.namespaces"));
+        }
+        if new & libc_flag::USER != 0 {
+            check_mappings(spec)?;
+        }
+        joins.sort_by_key(|(_, kind)| *kind != LinkNameSpaceType::User);
+        Ok(Self { new, joins })
+    }
+
+    pub(crate) fn joins_user(&self) -> bool {
+        self.joins.iter().any(|(_, kind)| *kind == LinkNameSpaceType::User)
+    }
+
+    /// Joining can be left to the container's process, save three cases: a pid or time namespace is entered by what
+    /// is cloned next; a new user namespace takes away the right to enter others; and in a joined user namespace the
+    /// new namespaces are to be its own.
+    pub(crate) fn need_intermediate(&self) -> bool {
+        let by_clone = |kind: LinkNameSpaceType| {
+            matches!(kind, LinkNameSpaceType::ProcessID | LinkNameSpaceType::Time | LinkNameSpaceType::User)
+        };
+        self.joins.iter().any(|(_, kind)| by_clone(*kind))
+            || (self.new & libc_flag::USER != 0 && !self.joins.is_empty())
+    }
+}
+
+fn check_mappings(spec: &Spec) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    let uids = linux.and_then(|linux| linux.uid_mappings().as_ref()).is_some_and(|maps| !maps.is_empty());
+    let gids = linux.and_then(|linux| linux.gid_mappings().as_ref()).is_some_and(|maps| !maps.is_empty());
+    if uids && gids {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Invalid, "a new user namespace needs linux.uidMappings and linux.gidMappings"))
+}
+
+/// The flag of a namespace for `clone3(2)`, and its type for `setns(2)`.
+fn flag_of(kind: LinuxNamespaceType) -> (u64, LinkNameSpaceType) {
+    use LinuxNamespaceType as N;
+    match kind {
+        N::Mount => (libc_flag::MOUNT, LinkNameSpaceType::Mount),
+        N::Cgroup => (libc_flag::CGROUP, LinkNameSpaceType::ControlGroup),
+        N::Uts => (libc_flag::UTS, LinkNameSpaceType::HostNameAndNISDomainName),
+        N::Ipc => (libc_flag::IPC, LinkNameSpaceType::InterProcessCommunication),
+        N::User => (libc_flag::USER, LinkNameSpaceType::User),
+        N::Pid => (libc_flag::PID, LinkNameSpaceType::ProcessID),
+        N::Network => (libc_flag::NETWORK, LinkNameSpaceType::Network),
+        N::Time => (libc_flag::TIME, LinkNameSpaceType::Time),
+    }
+}
+
+/// Clones a process that joins namespaces and clones the container's from there as its own sibling, so that the
+/// container's parent is this process all the same. It says which process that is through the channel.
+pub(crate) fn clone_through(
+    joins: Vec<(OwnedFd, LinkNameSpaceType)>,
+    options: CloneOptions<'_>,
+    mut init: Init<'_>,
+    channel: Channel,
+) -> Result<Child> {
+    let inner = CloneOptions { namespaces: options.namespaces, cgroup: None, sibling: true };
+    let outer = CloneOptions { namespaces: 0, ..options };
+    let body = move || {
+        let cloned = (|| {
+            for procs in init.control_groups.drain(..) {
+                rustix::io::write(&procs, b"0").context(|| "join the cgroup")?;
+            }
+            // Inside, others could look at this copy of the launcher's memory and at its descriptors.
+            layerfs::sys::container::hide_from_tracers().context(|| "hide from tracers")?;
+            for (namespace, kind) in &joins {
+                move_into_link_name_space(namespace.as_fd(), Some(*kind))
+                    .context(|| format!("join the {kind:?} namespace").to_lowercase())?;
+            }
+            sys::clone_child(&inner, || init.run(&channel)).context(|| "clone the container's first process")
+        })();
+        let told = match cloned {
+            Ok(child) => channel.send(&Message::Process(child.pidfd)).map(|()| 0),
+            Err(error) => channel.send(&Message::Failed(error)).map(|()| EXIT_SETUP_FAILED),
+        };
+        told.unwrap_or(EXIT_SETUP_FAILED)
+    };
+    sys::clone_child(&outer, body).context(|| "clone a process to join namespaces").map_err(explain_clone)
+}
+
+/// Adds what is most likely wrong.
+pub(crate) fn explain_clone(error: Error) -> Error {
+    match error.errno().map(Errno::from_raw_os_error) {
+        Some(Errno::PERM) => error.hint("new namespaces need root, or a user namespace that the kernel allows"),
+        Some(Errno::NOSPC | Errno::USERS) => {
+            error.hint("too many namespaces exist: see /proc/sys/user/max_*_namespaces")
+        }
+        Some(Errno::DEADLK) => error.hint("a container is started before any thread is"),
+        Some(Errno::BADF | Errno::OPNOTSUPP) => {
+            error.hint("the cgroup does not take processes: is it `domain invalid` or threaded?")
+        }
+        _ => error,
+    }
+}

@@ -1,0 +1,358 @@
+//! A container's view of files: its root, what is mounted below it, its devices, what is hidden from it.
+//!
+//! [`Prepared`] is what the launcher opens before the clone, where it still has its own view of the host: the root and
+//! the sources of bind mounts, each as a mount that is attached nowhere. [`Prepared::build`] runs in the container's
+//! first process, inside its new namespaces, and puts everything in its place.
+//!
+//! Invariants: no path below the root is resolved but by [`path::Root`]; every mount is made detached and moved onto
+//! a descriptor; the root of the container is attached nowhere that another process could see.
+//!
+//! The mount API of Linux 5.2, `openat2` (5.6) and `mount_setattr` (5.12) are needed.
+
+mod control_groups;
+mod copy_up;
+mod devices;
+mod file_system;
+mod hide;
+pub(crate) mod options;
+pub(crate) mod path;
+mod terminal;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::mount::MountPlan;
+use layerfs::sys::mount::{MountAttributes, set_attributes};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
+
+use options::{Attributes, Bind, MountOptions};
+use path::{Root, file_type};
+
+/// Where a container's root comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rootfs {
+    /// A stack of layers.
+    Overlay(MountPlan),
+    /// A folder, with what is mounted below it.
+    Path(PathBuf),
+}
+
+/// What was opened before the clone.
+pub(crate) struct Prepared<'a> {
+    spec: &'a Spec,
+    root: OwnedFd,
+    /// The sources of bind mounts, in the order of the Spec's mounts.
+    sources: Vec<(&'a Mount, MountOptions, Option<OwnedFd>)>,
+    devices: devices::Way,
+}
+
+/// The master and the slave side of a terminal.
+pub(crate) type Terminal = (OwnedFd, OwnedFd);
+
+/// How the root is to be built beyond what the Spec says.
+#[derive(Clone, Copy)]
+pub(crate) struct BuildOptions {
+    /// Open a terminal in the container's own devpts.
+    pub(crate) terminal: bool,
+}
+
+impl<'a> Prepared<'a> {
+    /// Opens the root and the sources of bind mounts. `in_user_namespace` is true of the container, be it by its
+    /// own user namespace or by the caller's: device nodes cannot be made there.
+    pub(crate) fn new(spec: &'a Spec, rootfs: &Rootfs, in_user_namespace: bool) -> Result<Self> {
+        let root = match rootfs {
+            Rootfs::Overlay(plan) => layerfs::mount::overlay(plan)?,
+            Rootfs::Path(path) => clone_tree(path, true).at("open the root", path)?,
+        };
+        let mut sources = Vec::new();
+        for mount in spec.mounts().iter().flatten() {
+            let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default())
+                .context(|| format!("mount `{}`", mount.destination().display()))?;
+            if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+                let destination = mount.destination().display();
+                return Err(Error::new(Kind::Unsupported, format!("mount `{destination}`: id-mapped mounts")));
+            }
+            let bind = options.bind.or((mount.typ().as_deref() == Some("bind")).then_some(Bind::Single));
+            let source = bind.map(|bind| open_source(mount, bind)).transpose()?;
+            sources.push((mount, options, source));
+        }
+        let devices = if in_user_namespace { devices::Way::BindFromHost } else { devices::Way::Make };
+        Ok(Self { spec, root, sources, devices })
+    }
+
+    /// Builds the view and makes it this process's root, and opens the terminal where one is asked for. Runs in new
+    /// namespaces, before privileges are given up. `note` receives what went another way than asked.
+    pub(crate) fn build(self, options: BuildOptions, note: &mut dyn FnMut(String)) -> Result<Option<Terminal>> {
+        rustix::process::umask(Mode::empty());
+        let linux = self.spec.linux().as_ref();
+        let outer = match linux.and_then(|linux| linux.rootfs_propagation().as_deref()) {
+            Some(name) if options::root_propagation(name)? != options::private() => options::slave(),
+            _ => options::private(),
+        };
+        set_whole_propagation(outer).context(|| "cut the mount namespace off from the host's")?;
+
+        // Mounted over "/": no path lookup of this process ends there, since a lookup starts below it, and the
+        // mount goes with the old root. No folder on the host is needed for it.
+        move_mount(&self.root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).context(|| "attach the root")?;
+        let root = Root::new(self.root);
+
+        let mut proc = None;
+        let host_dev =
+            self.sources.iter().any(|(mount, _, source)| mount.destination() == Path::new("/dev") && source.is_some());
+        for (mount, options, source) in self.sources {
+            let fd = place(self.spec, &root, mount, &options, source, note)
+                .context(|| format!("mount `{}`", mount.destination().display()))?;
+            if mount.typ().as_deref() == Some("proc") && mount.destination() == Path::new("/proc") {
+                proc = fd;
+            }
+        }
+        let proc = match proc {
+            Some(proc) => proc,
+            None => host_proc()?,
+        };
+        if !host_dev {
+            devices::populate(&root, linux, self.devices)?;
+        }
+        let terminal = options.terminal.then(|| terminal::open(&root)).transpose()?;
+        if let Some((_, slave)) = &terminal {
+            terminal::bind_console(&root, slave.as_fd())?;
+        }
+        write_sysctls(self.spec, proc.as_fd())?;
+        if let Some(process) = self.spec.process().as_ref() {
+            ensure_working_folder(&root, process.cwd());
+        }
+        if let Some(linux) = linux {
+            hide::make_read_only(&root, linux.readonly_paths().as_deref().unwrap_or_default())?;
+            hide::mask(&root, linux.masked_paths().as_deref().unwrap_or_default())?;
+        }
+        if self.spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
+            layerfs::sys::mount::set_read_only(root.as_fd()).context(|| "make the root read-only")?;
+        }
+        enter(&root)?;
+        if let Some(name) = linux.and_then(|linux| linux.rootfs_propagation().as_deref()) {
+            let propagation = options::root_propagation(name)?;
+            set_whole_propagation(propagation).context(|| "set linux.rootfsPropagation")?;
+        }
+        Ok(terminal)
+    }
+}
+
+/// A detached copy of the mount at `path`.
+fn clone_tree(path: &Path, recursive: bool) -> std::result::Result<OwnedFd, rustix::io::Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    open_tree(CWD, path, flags)
+}
+
+/// A detached copy of the mount that an open file lies in, rooted at that file.
+fn clone_mount_of(fd: BorrowedFd<'_>, recursive: bool) -> std::result::Result<OwnedFd, rustix::io::Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    open_tree(fd, "", flags)
+}
+
+/// Attaches a detached mount onto an open file or folder.
+fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> std::result::Result<(), rustix::io::Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", target, "", flags)
+}
+
+/// The source of a bind mount as a detached mount, cut off from the host's mounts unless it asks otherwise.
+fn open_source(mount: &Mount, bind: Bind) -> Result<OwnedFd> {
+    let destination = mount.destination().display();
+    let source = mount
+        .source()
+        .as_ref()
+        .ok_or_else(|| Error::new(Kind::Invalid, format!("bind mount `{destination}` has no source")))?;
+    let tree = clone_tree(source, bind == Bind::Recursive)
+        .context(|| format!("mount `{}` on `{destination}`", source.display()))?;
+    let wants = |option: &String| matches!(option.as_str(), "slave" | "rslave" | "shared" | "rshared");
+    let propagation = match mount.options().iter().flatten().find(|option| wants(option)) {
+        None => options::private(),
+        Some(option) if option.ends_with("slave") => options::slave(),
+        Some(_) => return Ok(tree),
+    };
+    set_attributes(tree.as_fd(), &MountAttributes { propagation, ..MountAttributes::default() }, true)
+        .context(|| format!("cut `{}` off from the host's mounts", source.display()))?;
+    Ok(tree)
+}
+
+/// Carries out one mount of the Spec.
+fn place(
+    spec: &Spec,
+    root: &Root,
+    mount: &Mount,
+    options: &MountOptions,
+    source: Option<OwnedFd>,
+    note: &mut dyn FnMut(String),
+) -> Result<Option<OwnedFd>> {
+    let destination = mount.destination();
+    if let Some(source) = source {
+        let target = match file_type(source.as_fd()) {
+            FileType::Directory => root.ensure_dir(destination)?,
+            _ => root.ensure_file(destination)?,
+        };
+        set_mount_attributes(source.as_fd(), options)?;
+        attach(source.as_fd(), target.as_fd()).context(|| "attach it")?;
+        set_mount_propagation(source.as_fd(), options)?;
+        return Ok(None);
+    }
+    let new_network = namespace_is_new(spec, LinuxNamespaceType::Network);
+    let attached = match mount.typ().as_deref().unwrap_or("none") {
+        kind @ ("cgroup" | "cgroup2") => {
+            let own = namespace_is_new(spec, LinuxNamespaceType::Cgroup);
+            control_groups::mount(root, destination, kind, options, own, note)?
+        }
+        kind @ ("proc" | "sysfs") => {
+            let target = root.ensure_plain_dir(destination)?;
+            let fs = file_system::make(kind, mount, options)
+                .or_else(|error| file_system::outer_instead(kind, error, new_network, options, note))?;
+            attach(fs.as_fd(), target.as_fd()).context(|| "attach it")?;
+            fs
+        }
+        kind => {
+            let target = root.ensure_dir(destination)?;
+            let fs = file_system::make(kind, mount, options)?;
+            if options.copy_up {
+                copy_up::fill(target.as_fd(), fs.as_fd())?;
+            }
+            if options.read_only() {
+                layerfs::sys::mount::set_read_only(fs.as_fd()).context(|| "make it read-only")?;
+            }
+            attach(fs.as_fd(), target.as_fd()).context(|| "attach it")?;
+            fs
+        }
+    };
+    set_mount_propagation(attached.as_fd(), options)?;
+    Ok(Some(attached))
+}
+
+/// Whether the Spec asks for a namespace of its own.
+pub(crate) fn namespace_is_new(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces.into_iter().flatten().any(|namespace| namespace.typ() == kind && namespace.path().is_none())
+}
+
+fn set_mount_attributes(tree: BorrowedFd<'_>, options: &MountOptions) -> Result<()> {
+    for (attributes, recursive) in [(options.recursive, true), (options.own, false)] {
+        if attributes.is_empty() {
+            continue;
+        }
+        let Attributes { set, clear } = options::for_kernel(attributes);
+        set_attributes(tree, &MountAttributes { set, clear, ..MountAttributes::default() }, recursive)
+            .context(|| "set its mount options")?;
+    }
+    Ok(())
+}
+
+fn set_mount_propagation(tree: BorrowedFd<'_>, options: &MountOptions) -> Result<()> {
+    let Some(propagation) = options.propagation else { return Ok(()) };
+    let attributes = MountAttributes { propagation: propagation.kind, ..MountAttributes::default() };
+    set_attributes(tree, &attributes, propagation.recursive).context(|| "set its propagation")
+}
+
+/// Sets how mounts below this process's root appear elsewhere.
+fn set_whole_propagation(kind: u64) -> Result<()> {
+    let top = layerfs::sys::fs::open_dir(Path::new("/")).at("open", "/")?;
+    let attributes = MountAttributes { propagation: kind, ..MountAttributes::default() };
+    set_attributes(top.as_fd(), &attributes, true).context(|| "set the propagation of `/`")
+}
+
+/// A terminal in the devpts of the mount namespace this process is in.
+pub(crate) fn terminal_here() -> Result<Terminal> {
+    terminal::open(&Root::new(layerfs::sys::fs::open_dir(Path::new("/")).at("open", "/")?))
+}
+
+/// The procfs at `/proc`, verified to be one.
+pub(crate) fn host_proc() -> Result<OwnedFd> {
+    let proc = layerfs::sys::fs::open_dir(Path::new("/proc")).at("open", "/proc")?;
+    verify_proc(proc.as_fd())?;
+    Ok(proc)
+}
+
+fn verify_proc(fd: BorrowedFd<'_>) -> Result<()> {
+    /// `PROC_SUPER_MAGIC`
+    const MAGIC: u64 = 0x9fa0;
+    let found = rustix::fs::fstatfs(fd).context(|| "look at `/proc`")?;
+    if found.f_type as u64 == MAGIC {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Denied, "`/proc` is not a proc file system"))
+}
+
+/// Writes `value` to a file of a procfs, never through a magic link and never into what is mounted over it.
+pub(crate) fn write_proc_of(proc: BorrowedFd<'_>, path: &str, value: &str) -> Result<()> {
+    use rustix::fs::ResolveFlags;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat2(proc, path, flags, Mode::empty(), resolve).at("open", format!("/proc/{path}"))?;
+    verify_proc(file.as_fd())?;
+    rustix::io::write(&file, value.as_bytes()).context(|| format!("write `{value}` to `/proc/{path}`"))?;
+    Ok(())
+}
+
+fn write_sysctls(spec: &Spec, proc: BorrowedFd<'_>) -> Result<()> {
+    let Some(sysctls) = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref()) else { return Ok(()) };
+    for (name, value) in sysctls {
+        let path = format!("sys/{}", sysctl_path(name));
+        if path.split('/').any(|part| part == "..") {
+            return Err(Error::new(Kind::Invalid, format!("sysctl `{name}` is not a name")));
+        }
+        write_proc_of(proc, &path, value).context(|| format!("set sysctl `{name}`"))?;
+    }
+    Ok(())
+}
+
+/// `net.ipv4.ip_forward` and `net/ipv4/conf/eth0.1/forwarding` both, as `sysctl(8)`: the first separator decides.
+fn sysctl_path(name: &str) -> String {
+    match name.find(['.', '/']) {
+        Some(at) if name.as_bytes()[at] == b'/' => name.to_owned(),
+        _ => name
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
+    }
+}
+
+/// Makes the working folder where the image has none, as engines do. A root that refuses shows when it is entered.
+fn ensure_working_folder(root: &Root, path: &Path) {
+    let _ = root.ensure_dir(path);
+}
+
+/// Makes `root` this process's root and lets go of the old one.
+fn enter(root: &Root) -> Result<()> {
+    let old = layerfs::sys::fs::open_dir(Path::new("/")).at("open", "/")?;
+    rustix::process::fchdir(root.as_fd()).context(|| "enter the root")?;
+    rustix::process::pivot_root(".", ".")
+        .context(|| "make the container's root the root (pivot_root)")
+        .map_err(|e| e.hint("the program's own root must be a mount: it cannot be an initramfs or a chroot folder"))?;
+    // The old root is now mounted over the new one; what happens to it must not spread to the host.
+    rustix::process::fchdir(&old).context(|| "go back to the old root")?;
+    let attributes = MountAttributes { propagation: options::slave(), ..MountAttributes::default() };
+    set_attributes(old.as_fd(), &attributes, true).context(|| "cut the old root off")?;
+    unmount(".", UnmountFlags::DETACH).context(|| "let go of the old root")?;
+    rustix::process::chdir("/").context(|| "enter the root")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sysctl_names_in_both_spellings() {
+        assert_eq!(sysctl_path("net.ipv4.ip_forward"), "net/ipv4/ip_forward");
+        assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/forwarding"), "net/ipv4/conf/eth0.1/forwarding");
+        assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.forwarding"), "net/ipv4/conf/eth0.1/forwarding");
+    }
+}
