@@ -1,1 +1,36 @@
-//! x
+//! Moves images between registries, archives and stores.
+//!
+//! ```text
+//! location ──► transport (Source) ──► inventory ──► convert ──► plan ──► execute ──► transport (Sink)
+//!                 │                                             pure                      │
+//!                 └─ registry: the only async code, one thread      stream: verified chunks ┘
+//! ```
+//!
+//! The public interface blocks: [`transfer`] between any two [`Location`]s, [`pull`] into the store, [`push`] out of
+//! it. Invariants: every byte is checked against its digest before anything is named after it; credentials go to
+//! their own host only; the name of an image is written last; what a registry or layout gave arrives bit by bit as it
+//! was unless the caller asks for a change.
+//!
+//! What this crate is not: it mounts nothing, and knows nothing of Dockerfiles and containers.
+
+mod convert;
+pub mod credentials;
+mod execute;
+mod inventory;
+mod location;
+mod plan;
+mod registries;
+mod registry;
+mod stream;
+mod time;
+mod transfer;
+mod transport;
+mod work;
+
+pub use convert::{Changes, Format, Recompress};
+pub use execute::Moved;
+pub use inventory::{Entry, Inventory, Platforms};
+pub use location::{Location, Place, Selector};
+pub use plan::{Foreign, Holdings, Plan, Step, plan};
+pub use registries::Registries;
+pub use transfer::{Options, Pushed, Side, Transferred, pull, push, transfer};

@@ -1,0 +1,267 @@
+//! Registries: the only place with network and async code.
+//!
+//! Source: OCI distribution-spec v1.1. Everything here is reached through blocking calls on [`Network`] and
+//! [`Repository`]; inside, one thread drives all connections (see [`reactor`]).
+//!
+//! What this module is not: it knows nothing of plans, archives or stores, and it does not decide what is copied.
+
+mod auth;
+mod challenge;
+mod client;
+mod download;
+mod error;
+mod manifests;
+mod reactor;
+mod retry;
+mod tls;
+mod upload;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use bytes::Bytes;
+use layerfs::error::Result;
+use layerfs::oci::Descriptor;
+use tokio::sync::mpsc;
+
+use crate::credentials::Keyring;
+use crate::stream::{Chunks, read_all};
+use auth::Scope;
+use reactor::Reactor;
+use upload::{Begun, Cut};
+
+/// A blob up to this size is read and checked as a whole before a single request carries it.
+const WHOLE_MAX: u64 = 256 << 10;
+/// Chunks that wait for a slow registry.
+const AHEAD: usize = 4;
+
+/// How the registries of one side of a copy are spoken to.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// `--tls-verify`: `None` where the user did not say.
+    pub(crate) tls_verify: Option<bool>,
+    /// Whose credentials are used.
+    pub(crate) keyring: Arc<Keyring>,
+    /// How often a request is repeated.
+    pub(crate) retries: u32,
+    /// `~/.config/containers`, for `certs.d`.
+    pub(crate) config_dir: Option<PathBuf>,
+    /// A folder with certificates that stands in for `certs.d`.
+    pub(crate) cert_dir: Option<PathBuf>,
+}
+
+/// The network, and all hosts spoken to so far.
+pub(crate) struct Network {
+    settings: Settings,
+    /// Started with the first repository: most invocations need one network or none.
+    reactor: OnceLock<Arc<Reactor>>,
+    hosts: Mutex<HashMap<String, client::Shared>>,
+}
+
+/// How a blob got into a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// Its bytes were sent.
+    Bytes,
+    /// The registry took it from another of its repositories.
+    Mounted,
+}
+
+impl Network {
+    /// A network for one side of a copy. Nothing is connected yet.
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { settings, reactor: OnceLock::new(), hosts: Mutex::default() }
+    }
+
+    /// The repository `path` on `host`. `insecure` comes from the registry's configuration and yields to what the
+    /// user said on the command line.
+    pub(crate) fn repository(&self, host: &str, path: &str, insecure: bool) -> Result<Repository> {
+        // Under this lock only one reactor is started.
+        let mut hosts = self.hosts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let reactor = match self.reactor.get() {
+            Some(reactor) => reactor.clone(),
+            None => {
+                let started = Arc::new(Reactor::start()?);
+                self.reactor.get_or_init(|| started).clone()
+            }
+        };
+        let shared = hosts.entry(host.to_owned()).or_insert_with(|| {
+            let configured = insecure.then_some(false);
+            let settings = Settings { tls_verify: self.settings.tls_verify.or(configured), ..self.settings.clone() };
+            Arc::new(client::Host::new(host, settings))
+        });
+        Ok(Repository { reactor, host: shared.clone(), path: path.to_owned() })
+    }
+}
+
+/// A repository of a registry. All calls block.
+pub(crate) struct Repository {
+    reactor: Arc<Reactor>,
+    host: client::Shared,
+    path: String,
+}
+
+impl Repository {
+    /// The registry, as it stands in names.
+    pub(crate) fn host(&self) -> &str {
+        self.host.name()
+    }
+
+    /// The path on its registry.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// A manifest by tag or digest: its descriptor and exact bytes.
+    pub(crate) fn manifest(&self, locator: &str) -> Result<(Descriptor, Vec<u8>)> {
+        let (host, path, locator) = (self.host.clone(), self.path.clone(), locator.to_owned());
+        self.reactor.wait(async move { manifests::get(&host, &path, &locator).await })
+    }
+
+    /// What a tag or digest points to; `None` where nothing is there, or the registry does not tell.
+    pub(crate) fn head(&self, locator: &str, access: Access) -> Result<Option<Descriptor>> {
+        let (host, path, locator) = (self.host.clone(), self.path.clone(), locator.to_owned());
+        let scope = access.scope(&path);
+        self.reactor.wait(async move { manifests::head(&host, &path, &locator, scope).await })
+    }
+
+    /// Writes a manifest under a tag or digest.
+    pub(crate) fn put_manifest(&self, locator: &str, document: &Descriptor, bytes: &[u8]) -> Result<()> {
+        let (host, path, locator) = (self.host.clone(), self.path.clone(), locator.to_owned());
+        let (document, bytes) = (document.clone(), Bytes::copy_from_slice(bytes));
+        self.reactor.wait(async move { manifests::put(&host, &path, &locator, &document, bytes).await })
+    }
+
+    /// All tags.
+    pub(crate) fn tags(&self) -> Result<Vec<String>> {
+        let (host, path) = (self.host.clone(), self.path.clone());
+        self.reactor.wait(async move { manifests::tags(&host, &path).await })
+    }
+
+    /// Asks for the registry's root with the credentials of the keyring: whether they are good.
+    pub(crate) fn check_login(&self) -> Result<()> {
+        let host = self.host.clone();
+        self.reactor.wait(async move {
+            let url = host.url("/v2/").await?;
+            let action = format!("log in to `{}`", host.name());
+            let call = client::Call::new(reqwest::Method::GET, url, Scope::registry(), action);
+            let reply = host.send(&call).await?;
+            match reply.status().is_success() {
+                true => Ok(()),
+                false => Err(host.failure(&call, reply).await),
+            }
+        })
+    }
+
+    /// Begins to download a blob. The bytes are not checked yet.
+    pub(crate) fn open_blob(&self, blob: &Descriptor) -> Box<dyn Chunks> {
+        let (download, task) = download::start(self.host.clone(), self.path.clone(), blob.clone());
+        self.reactor.start_task(task);
+        Box::new(download)
+    }
+
+    /// Which of `blobs` are there; all are asked for at once.
+    pub(crate) fn existing(&self, blobs: &[Descriptor]) -> Result<Vec<bool>> {
+        let (host, path, blobs) = (self.host.clone(), self.path.clone(), blobs.to_vec());
+        self.reactor.wait(async move {
+            let mut tasks = Vec::new();
+            for blob in blobs {
+                let (host, path) = (host.clone(), path.clone());
+                tasks.push(tokio::spawn(async move {
+                    let scope = Scope::push(&path);
+                    upload::exists(&host, &path, &blob, scope).await
+                }));
+            }
+            let mut found = Vec::with_capacity(tasks.len());
+            for task in tasks {
+                found.push(task.await.unwrap_or(Ok(false))?);
+            }
+            Ok(found)
+        })
+    }
+
+    /// Writes a blob: mounted from the repository `from` of the same registry if that works, else out of the stream
+    /// that `open` begins. The stream has to fail before its end if its bytes are not those of `blob`.
+    pub(crate) fn put_blob<'a>(
+        &self,
+        blob: &Descriptor,
+        from: Option<&str>,
+        open: &'a (dyn Fn() -> Result<Box<dyn Chunks + 'a>> + 'a),
+    ) -> Result<Sent> {
+        let (host, path, digest) = (self.host.clone(), self.path.clone(), blob.digest);
+        let from = from.map(str::to_owned);
+        let begun = self.reactor.wait({
+            let (host, path) = (host.clone(), path.clone());
+            async move { upload::begin(&host, &path, digest, from.as_deref()).await }
+        })?;
+        let Begun::Session(session) = begun else { return Ok(Sent::Mounted) };
+        let sent = match blob.size <= WHOLE_MAX {
+            true => open().and_then(|mut chunks| read_all(&mut chunks, WHOLE_MAX)).and_then(|bytes| {
+                let (host, path, session) = (host.clone(), path.clone(), session.clone());
+                self.reactor.wait(async move { upload::complete(&host, &path, session, digest, bytes.into()).await })
+            }),
+            false => open().and_then(|mut chunks| self.stream(&session, blob, &mut chunks)),
+        };
+        match sent {
+            Ok(()) => Ok(Sent::Bytes),
+            Err(error) => {
+                if error.kind() != layerfs::error::Kind::NotFound {
+                    self.reactor.start_task(async move { upload::cancel(&host, &path, session).await });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn stream(&self, session: &reqwest::Url, blob: &Descriptor, chunks: &mut dyn Chunks) -> Result<()> {
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let (done, result) = std::sync::mpsc::sync_channel(1);
+        let (host, path, session, descriptor) = (self.host.clone(), self.path.clone(), session.clone(), blob.clone());
+        self.reactor.start_task(async move {
+            let sent = match upload::stream(&host, &path, &session, &descriptor, receiver).await {
+                Ok(next) => upload::complete(&host, &path, next, descriptor.digest, Bytes::new()).await,
+                Err(error) => Err(error),
+            };
+            let _ = done.send(sent);
+        });
+        let mut own = None;
+        loop {
+            match chunks.next_chunk() {
+                Ok(Some(chunk)) => {
+                    if sender.blocking_send(Ok(chunk)).is_err() {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    // The request must fail: cut its body off. Our own error is the one to tell.
+                    let _ = sender.blocking_send(Err(Cut));
+                    own = Some(error);
+                    break;
+                }
+            }
+        }
+        drop(sender);
+        let sent = result.recv().expect("an upload task ends by sending its result");
+        own.map_or(sent, Err)
+    }
+}
+
+/// What a request on a repository needs to be allowed to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Read.
+    Pull,
+    /// Read and write.
+    Push,
+}
+
+impl Access {
+    fn scope(self, path: &str) -> Scope {
+        match self {
+            Self::Pull => Scope::pull(path),
+            Self::Push => Scope::push(path),
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The operations: [`transfer`] between any two places, [`pull`] into the store, [`push`] out of it.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use layerfs::archive::Compression;
+use layerfs::digest::Digest;
+use layerfs::error::{Error, Kind, Result};
+use layerfs::oci::Descriptor;
+use layerfs::progress::{Event, Progress};
+use layerfs::reference::Reference;
+use layerfs::store::Store;
+
+use crate::convert::{Changes, Recompress, convert};
+use crate::credentials::{Credential, Keyring, Places};
+use crate::execute::{Execution, Ids, Moved, PARALLEL};
+use crate::inventory::{self, Inventory, Platforms};
+use crate::location::Location;
+use crate::plan::{Foreign, Holdings, plan};
+use crate::registries::Registries;
+use crate::registry::{Network, Settings};
+use crate::transport::directory::Directory;
+use crate::transport::docker_archive::{DockerArchiveSink, DockerArchiveSource};
+use crate::transport::layout::{LayoutSink, LayoutSource};
+use crate::transport::layout_archive::{LayoutArchiveSink, LayoutArchiveSource};
+use crate::transport::registry::{RegistrySink, RegistrySource};
+use crate::transport::store::{PULLED_FROM, StoreSink, StoreSource, Unpack};
+use crate::transport::{Sink, Source};
+
+/// How one side of an operation is spoken to. Plain data; the default asks the user's own configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Side {
+    /// `false` accepts any certificate and plain HTTP, `true` insists on checked HTTPS. `None` is the default rule:
+    /// checked HTTPS, but plain HTTP for hosts on the loopback interface that speak it.
+    pub tls_verify: Option<bool>,
+    /// A credential in place of those in files.
+    pub credential: Option<Credential>,
+    /// Access without any credential.
+    pub anonymous: bool,
+    /// A folder of certificates in place of `certs.d`.
+    pub cert_dir: Option<PathBuf>,
+}
+
+/// What an operation is told. Plain data; the default is right for most.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How the source is spoken to; also the registry of a [`pull`].
+    pub source: Side,
+    /// How the destination is spoken to; also the registry of a [`push`].
+    pub destination: Side,
+    /// The one credential file to use, in place of the usual ones.
+    pub authfile: Option<PathBuf>,
+    /// Credentials that were loaded before, in place of those in files: for a program that cannot run credential
+    /// helpers any more when it needs them.
+    pub keyring: Option<Arc<Keyring>>,
+    /// Which platforms are wanted.
+    pub platforms: Platforms,
+    /// How layers are compressed; `None` is the rule of the destination: see [`transfer`].
+    pub recompress: Option<Recompress>,
+    /// The family of media types to write.
+    pub format: Option<crate::convert::Format>,
+    /// More names for the destination, in the same repository or archive.
+    pub additional_tags: Vec<Reference>,
+    /// Refuse to change the image in any way.
+    pub preserve_digests: bool,
+    /// How often a request or a blob is tried again.
+    pub retries: u32,
+    /// Blobs that move at the same time.
+    pub parallel: usize,
+    /// The real id of a user who entered a user namespace; `None` for who the process is.
+    pub real_uid: Option<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            source: Side::default(),
+            destination: Side::default(),
+            authfile: None,
+            keyring: None,
+            platforms: Platforms::Auto,
+            recompress: None,
+            format: None,
+            additional_tags: Vec::new(),
+            preserve_digests: false,
+            retries: 3,
+            parallel: PARALLEL,
+            real_uid: None,
+        }
+    }
+}
+
+/// What a [`transfer`] did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transferred {
+    /// The manifest or index at the destination.
+    pub root: Descriptor,
+    /// What moved; `None` where the destination had the image already.
+    pub moved: Option<Moved>,
+}
+
+/// Copies an image from one place to another.
+///
+/// The image arrives bit by bit as it was, with all its platforms, with three exceptions: `options` ask for a change;
+/// the destination is a `docker-archive:`, which holds one platform and no manifest; or layers lie uncompressed in
+/// the store or a docker archive, in which case a registry or layout gets them compressed (with gzip unless `options`
+/// say otherwise), always to the same bytes.
+///
+/// `store` is needed where one side is a `store:` location.
+///
+/// # Errors
+/// A place cannot be read or written, credentials are missing or refused, or bytes are not what their digest says. The
+/// destination then has no new name; blobs that arrived stay for the next attempt.
+pub fn transfer(
+    source: &Location,
+    destination: &Location,
+    store: Option<&Store>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Transferred> {
+    let reach = Reach::new(options, progress)?;
+    let from = reach.source(source, store)?;
+    let single = matches!(destination, Location::DockerArchive(_));
+    let platforms = match &options.platforms {
+        Platforms::Auto if single => Platforms::Host,
+        Platforms::Auto => Platforms::All,
+        chosen => chosen.clone(),
+    };
+    let plain = matches!(source, Location::Store(_) | Location::DockerArchive(_));
+    let packs = matches!(destination, Location::Registry(_) | Location::Layout(_) | Location::LayoutArchive(_));
+    let rule = if plain && packs { Recompress::Plain(Compression::GZIP) } else { Recompress::Never };
+    let recompress = if single { Recompress::Never } else { options.recompress.unwrap_or(rule) };
+    let changes = Changes { recompress, format: options.format.filter(|_| !single) };
+    let keep = store.filter(|_| matches!(source, Location::Store(_)));
+    let to = reach.sink(destination, store)?;
+    reach.copy(&*from, &*to, &platforms, &changes, keep)
+}
+
+/// Copies an image from a registry into the store under its own name. Of an image for several platforms the one in
+/// `options.platforms` is taken, by default the host's.
+///
+/// With `unpack` the layers are laid down while they arrive, ready to be mounted.
+///
+/// # Errors
+/// As for [`transfer`].
+pub fn pull(
+    store: &Store,
+    name: &Reference,
+    unpack: bool,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Descriptor> {
+    let name = name.clone().or_latest();
+    let reach = Reach::new(options, progress)?;
+    let platforms = match &options.platforms {
+        Platforms::Auto => Platforms::Host,
+        chosen => chosen.clone(),
+    };
+    let from = reach.registry_source(&name)?;
+    let known = store.resolve(&name)?;
+    if let Some(known) = known.filter(|_| !unpack && platforms == Platforms::Host) {
+        // One cheap question tells whether anything is new: registries do not count it as a pull.
+        let origin = known.annotation(PULLED_FROM).and_then(|digest| digest.parse::<Digest>().ok());
+        let head = from.head()?;
+        if head.is_some_and(|head| head.digest == origin.unwrap_or(known.digest)) {
+            return Ok(known);
+        }
+    }
+    let root = from.root()?;
+    let unpack = if unpack { Unpack::Now } else { Unpack::Later };
+    let sink = StoreSink::new(store, vec![name], Some(root.0.digest), unpack)?;
+    let changes = Changes { recompress: Recompress::Never, format: options.format };
+    let done = reach.copy(&from, &sink, &platforms, &changes, None)?;
+    Ok(sink.target(&done.root))
+}
+
+/// What a [`push`] did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pushed {
+    /// The manifest or index in the registry. Its digest differs from that in the store where layers were compressed.
+    pub root: Descriptor,
+    /// What moved; `None` where the registry had the image already.
+    pub moved: Option<Moved>,
+}
+
+/// Copies an image of the store to a registry. Layers that lie uncompressed are compressed once and kept.
+///
+/// # Errors
+/// As for [`transfer`].
+pub fn push(
+    store: &Store,
+    source: &Descriptor,
+    name: &Reference,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Pushed> {
+    let reach = Reach::new(options, progress)?;
+    let from = StoreSource::new(store, source)?;
+    let sink = reach.sink(&Location::Registry(name.clone().or_latest()), None)?;
+    let recompress = options.recompress.unwrap_or(Recompress::Plain(Compression::GZIP));
+    let changes = Changes { recompress, format: options.format };
+    let platforms = match &options.platforms {
+        Platforms::Auto => Platforms::All,
+        chosen => chosen.clone(),
+    };
+    let done = reach.copy(&from, &*sink, &platforms, &changes, Some(store))?;
+    Ok(Pushed { root: done.root, moved: done.moved })
+}
+
+/// What can be reached with some options: networks, configuration, and the engine that copies.
+pub(crate) struct Reach<'a> {
+    options: &'a Options,
+    progress: &'a dyn Progress,
+    ids: Ids,
+    registries: Registries,
+    source: Network,
+    destination: Network,
+}
+
+impl<'a> Reach<'a> {
+    /// Reads the configuration. Connects to nothing yet.
+    pub(crate) fn new(options: &'a Options, progress: &'a dyn Progress) -> Result<Self> {
+        let env = |name: &str| std::env::var_os(name);
+        let uid = options.real_uid.unwrap_or_else(|| rustix::process::getuid().as_raw());
+        let places = Places::from_env(env, uid);
+        let files = match &options.keyring {
+            Some(keyring) => keyring.clone(),
+            None => Arc::new(Keyring::load(&places, options.authfile.as_deref())?),
+        };
+        let config_home = places.config_home.clone().or_else(|| Some(places.home.as_ref()?.join(".config")));
+        let settings = |side: &Side| Settings {
+            tls_verify: side.tls_verify,
+            keyring: match (&side.credential, side.anonymous) {
+                (Some(credential), _) => Arc::new(Keyring::fixed(credential.clone())),
+                (None, true) => Arc::default(),
+                (None, false) => files.clone(),
+            },
+            retries: options.retries,
+            config_dir: config_home.as_ref().map(|dir| dir.join("containers")),
+            cert_dir: side.cert_dir.clone(),
+        };
+        let source = Network::new(settings(&options.source));
+        let destination = Network::new(settings(&options.destination));
+        let registries = Registries::load(env)?;
+        Ok(Self { options, progress, ids: Ids::default(), registries, source, destination })
+    }
+
+    /// A repository to read, by way of its mirrors.
+    pub(crate) fn registry_source(&self, name: &Reference) -> Result<RegistrySource> {
+        let endpoints = self.registries.sources(name)?;
+        RegistrySource::open(&self.source, &endpoints, &|note| self.progress.event(&Event::Note(note)))
+    }
+
+    /// Any place to read.
+    pub(crate) fn source<'s>(&self, location: &Location, store: Option<&'s Store>) -> Result<Box<dyn Source + 's>> {
+        Ok(match location {
+            Location::Registry(name) => Box::new(self.registry_source(name)?),
+            Location::Layout(place) => Box::new(LayoutSource::open(place)?),
+            Location::LayoutArchive(place) => Box::new(LayoutArchiveSource::open(place)?),
+            Location::DockerArchive(place) => Box::new(DockerArchiveSource::open(place)?),
+            Location::Directory(dir) => Box::new(Directory::open(dir)),
+            Location::Store(name) => {
+                let store = opened(store)?;
+                Box::new(StoreSource::new(store, &store.find(name)?.descriptor)?)
+            }
+        })
+    }
+
+    fn sink<'s>(&self, location: &Location, store: Option<&'s Store>) -> Result<Box<dyn Sink + 's>> {
+        let additional = &self.options.additional_tags;
+        if !additional.is_empty()
+            && matches!(location, Location::Layout(_) | Location::LayoutArchive(_) | Location::Directory(_))
+        {
+            return Err(Error::new(Kind::Usage, format!("`{location}` takes no additional tags")));
+        }
+        Ok(match location {
+            Location::Registry(name) => {
+                Box::new(RegistrySink::new(&self.destination, &self.registries.destination(name)?, additional)?)
+            }
+            Location::Layout(place) => Box::new(LayoutSink::create(place)?),
+            Location::LayoutArchive(place) => Box::new(LayoutArchiveSink::create(place)?),
+            Location::DockerArchive(place) => Box::new(DockerArchiveSink::create(place, additional)?),
+            Location::Directory(dir) => Box::new(Directory::create(dir)?),
+            Location::Store(name) => {
+                let name: Reference = name.parse()?;
+                let names = std::iter::once(name.or_latest()).chain(additional.iter().cloned()).collect();
+                Box::new(StoreSink::new(opened(store)?, names, None, Unpack::Later)?)
+            }
+        })
+    }
+
+    /// The whole way of an image: choose, list, change, compare, plan, carry out.
+    fn copy(
+        &self,
+        source: &dyn Source,
+        sink: &dyn Sink,
+        platforms: &Platforms,
+        changes: &Changes,
+        keep: Option<&Store>,
+    ) -> Result<Transferred> {
+        let root = inventory::select(source, source.root()?, platforms)?;
+        let original = root.descriptor.digest;
+        if *changes == Changes::default() && sink.is_current(&root.descriptor)? {
+            return Ok(Transferred { root: root.descriptor, moved: None });
+        }
+        let inventory = inventory::take(source, root, platforms)?;
+        let (source, inventory) = convert(source, inventory, changes, keep, self.progress, &self.ids)?;
+        let root = &inventory.root().descriptor;
+        if self.options.preserve_digests && root.digest != original {
+            let sentence = format!("the image cannot be copied without a change of its digest `{original}`");
+            return Err(Error::new(Kind::Conflict, sentence).hint("leave --preserve-digests out"));
+        }
+        if *changes != Changes::default() && sink.is_current(root)? {
+            return Ok(Transferred { root: root.clone(), moved: None });
+        }
+        sink.prepare(&inventory, &source)?;
+        let plan = plan(&inventory, &holdings(&inventory, &source, sink)?);
+        let (parallel, retries) = (self.options.parallel.max(1), self.options.retries);
+        let execution = Execution { source: &source, sink, progress: self.progress, ids: &self.ids, parallel, retries };
+        let moved = execution.run(&plan, &inventory)?;
+        Ok(Transferred { root: root.clone(), moved: Some(moved) })
+    }
+}
+
+/// What the sink has. Where both sides are repositories of one registry, a mount tells as much as a question.
+fn holdings(inventory: &Inventory, source: &dyn Source, sink: &dyn Sink) -> Result<Holdings> {
+    let foreign = if sink.repository().is_some() { Foreign::Leave } else { Foreign::Take };
+    if let (Some((from, path)), Some((to, own))) = (source.repository(), sink.repository())
+        && from == to
+    {
+        if path == own {
+            let present = inventory.blobs.iter().map(|blob| blob.digest).collect();
+            return Ok(Holdings { present, sister: None, foreign });
+        }
+        return Ok(Holdings { present: HashSet::new(), sister: Some(path.to_owned()), foreign });
+    }
+    let there = sink.existing(&inventory.blobs)?;
+    let present = inventory.blobs.iter().zip(there).filter(|(_, there)| *there).map(|(blob, _)| blob.digest).collect();
+    Ok(Holdings { present, sister: None, foreign })
+}
+
+fn opened(store: Option<&Store>) -> Result<&Store> {
+    store.ok_or_else(|| Error::new(Kind::Usage, "a `store:` location needs an open store"))
+}
