@@ -4,7 +4,7 @@ use std::fmt;
 
 use layerfs::error::{Error, Kind};
 
-use super::source::{Position, Source, Span};
+use super::source::{Position, Source, Span, visible};
 
 /// A place in a Dockerfile and the sentence about it.
 ///
@@ -24,7 +24,7 @@ impl ParseError {
         Self {
             name: source.name().to_owned(),
             position: source.position(span.start),
-            message: message.into(),
+            message: shown(message.into()),
             snippet: source.snippet(span),
             hint: None,
         }
@@ -33,7 +33,7 @@ impl ParseError {
     /// Adds the one thing the reader can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(shown(hint.into()));
         self
     }
 
@@ -85,26 +85,26 @@ pub struct Fault {
 impl Fault {
     /// A fault with its sentence.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
+        Self { message: shown(message.into()), hint: None }
     }
 
     /// A name that is not among those known; the nearest of them is the hint.
     pub fn unknown<'a>(message: impl Into<String>, word: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         let hint = nearest(word, known).map(|name| format!("did you mean `{name}`?"));
-        Self { message: message.into(), hint }
+        Self { hint, ..Self::new(message) }
     }
 
     /// Adds the one thing the reader can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(shown(hint.into()));
         self
     }
 
     /// Adds a hint where there is none yet.
     #[must_use]
     pub(crate) fn or_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint.get_or_insert_with(|| hint.into());
+        self.hint.get_or_insert_with(|| shown(hint.into()));
         self
     }
 
@@ -133,6 +133,14 @@ impl From<Fault> for Error {
             Some(hint) => converted.hint(hint),
             None => converted,
         }
+    }
+}
+
+/// A sentence with what it quotes from a file made harmless.
+fn shown(sentence: String) -> String {
+    match sentence.chars().any(|c| visible(c) != c) {
+        true => sentence.chars().map(visible).collect(),
+        false => sentence,
     }
 }
 

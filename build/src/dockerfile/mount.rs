@@ -173,7 +173,7 @@ impl Mount {
     pub fn from_of(text: &str) -> Option<String> {
         let fields = csv(text).ok()?;
         let pairs = fields.iter().filter_map(|field| field.split_once('='));
-        let from = pairs.filter(|(key, _)| key.eq_ignore_ascii_case("from")).last();
+        let from = pairs.rev().find(|(key, _)| key.eq_ignore_ascii_case("from"));
         from.map(|(_, value)| value.to_owned()).filter(|value| !value.is_empty())
     }
 }

@@ -362,25 +362,25 @@ impl Typer<'_> {
             let fault = Fault::new(format!("`{name}` needs a source and a destination"));
             return self.error(node.span, fault.hint(format!("{name} SOURCE… DESTINATION")));
         };
+        if let Args::Json(_) = node.args {
+            // A JSON array begins no heredocs: a string in it that looks like one is a path.
+            return Ok((sources.iter().cloned().map(CopySource::Path).collect(), destination.clone()));
+        }
         if matches!(Marker::parse(&destination.text), Ok(Some(_))) {
             return self.error(destination.span, Fault::new(format!("`{name}` cannot copy to a heredoc")));
         }
-        let mut heredocs: Vec<Option<&Heredoc>> = node.heredocs.iter().map(Some).collect();
+        let mut heredocs: Vec<&Heredoc> = node.heredocs.iter().collect();
         let mut result = Vec::new();
         for source in sources {
-            let Ok(Some(marker)) = Marker::parse(&source.text) else {
-                result.push(CopySource::Path(source.clone()));
-                continue;
-            };
-            // A JSON array begins no heredocs, but its strings may look like one.
-            let slot = heredocs.iter_mut().find(|slot| slot.is_some_and(|heredoc| heredoc.name == marker.name));
-            match slot.and_then(Option::take) {
-                Some(heredoc) => result.push(CopySource::Inline(heredoc.clone())),
-                None => {
-                    let fault = Fault::new(format!("the heredoc `{}` has no content", marker.name));
-                    return self.error(source.span, fault);
-                }
+            let named = |marker: Marker| heredocs.iter().position(|heredoc| heredoc.name == marker.name);
+            match Marker::parse(&source.text).ok().flatten().and_then(named) {
+                Some(at) => result.push(CopySource::Inline(heredocs.remove(at).clone())),
+                None => result.push(CopySource::Path(source.clone())),
             }
+        }
+        if let Some(heredoc) = heredocs.first() {
+            let fault = Fault::new(format!("the heredoc `{}` is not a source of this `{name}`", heredoc.name));
+            return self.error(node.span, fault.hint("write `<<` and the name without a space between"));
         }
         Ok((result, destination.clone()))
     }

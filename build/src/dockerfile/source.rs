@@ -75,8 +75,7 @@ impl Source {
         let end = self.0.lines.get(line).map_or(self.0.text.len(), |next| next - 1);
         let text = String::from_utf8_lossy(&self.0.text[start..end.max(start)]);
         let text = text.trim_end_matches('\r');
-        // A terminal must not obey what a Dockerfile contains.
-        let text: Vec<char> = text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+        let text: Vec<char> = text.chars().map(visible).collect();
         let marked = self.position(span.end.clamp(span.start, end.max(span.start)));
         let length = if marked.line == line { marked.column - column } else { text.len().saturating_sub(column - 1) };
         let from = if text.len() > WIDTH && column > WIDTH / 2 { column - WIDTH / 2 } else { 0 };
@@ -91,6 +90,11 @@ impl Source {
         let carets = "^".repeat(length.min(to.saturating_sub(column - 1)).max(1));
         format!("  {number} | {front}{shown}{back}\n  {gutter} | {lead}{carets}")
     }
+}
+
+/// What is shown for a character of a file: a terminal must not obey what a Dockerfile contains.
+pub(crate) fn visible(c: char) -> char {
+    if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }
 }
 
 impl fmt::Debug for Source {
