@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::harness::call::Running;
-use crate::harness::{Actor, Call, Registry, peers};
+use crate::harness::{Actor, Auth, Call, FaultyRegistry, Registry, image, machine, peers};
 
 const DOCKERFILE: &str = "FROM localhost/busybox AS made\nRUN mkdir /made && echo built > /made/it && ln -s it /made/link && chmod 4755 /made/it\n\
     FROM localhost/busybox\nCOPY --from=made /made /made\nRUN rm /etc/group && mkdir /empty\nENV WHO=us\nCMD [\"sh\", \"-c\", \"cat /made/link; echo $WHO\"]\n";
@@ -200,4 +200,26 @@ fn all_platforms_of_an_index_travel_bit_for_bit() {
     let copied = registry.name("multi/copied:1");
     actor.copy([&format!("docker://{index}"), &format!("docker://{copied}")]).ok();
     assert_eq!(digest(&index), digest(&copied));
+}
+
+/// What our programs are tested against has to be a registry in the eyes of others first.
+#[test]
+fn the_registries_of_these_tests_are_registries_to_skopeo_and_crane() {
+    let dir = machine::folder();
+    let layout = format!("oci:{}:busybox", image::busybox().display());
+    let user = Some(("robot", "s3cret"));
+    for auth in [Auth::Open, Auth::Basic { user: "robot", password: "s3cret" }, Auth::Bearer { user }, Auth::Bearer { user: None }] {
+        let registry = FaultyRegistry::start(auth);
+        let name = registry.name("group/app:1");
+        let Some(skopeo) = peers::call("skopeo", dir.path()) else { return };
+        skopeo
+            .args(["copy", "-q", "--dest-tls-verify=false", "--dest-creds", "robot:s3cret", &layout, &format!("docker://{name}")])
+            .ok();
+        let login = peers::call("crane", dir.path()).expect("it was there before");
+        login.args(["auth", "login", registry.address(), "-u", "robot", "-p", "s3cret"]).ok();
+        let crane = peers::call("crane", dir.path()).expect("it was there before");
+        crane.args(["validate", "--insecure", "--remote", &name]).ok();
+        let crane = peers::call("crane", dir.path()).expect("it was there before");
+        assert_eq!(crane.args(["ls", "--insecure", &registry.name("group/app")]).ok().stdout, "1\n");
+    }
 }
