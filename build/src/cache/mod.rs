@@ -1,0 +1,13 @@
+//! What was built before: keys, and the results they lead to.
+//!
+//! A [`Key`] covers everything that a step's result depends on, and nothing else. Steps are keyed by what they *find*
+//! (the digests of the layers below, of the files copied), never by how that came about: a base image that was
+//! retagged or compressed anew, or a step below that was run again with the same outcome, changes no key. A result is
+//! found under its key in `cache/steps/`, one small file each, renamed into place; builds at the same time need no lock
+//! to share them, and a later one replaces an earlier one's.
+
+mod key;
+mod record;
+
+pub use key::{Key, KeyBuilder};
+pub use record::{Layer, Outcome, Records};

@@ -1,0 +1,198 @@
+//! Which files a step means: wildcards, whole folders, `--parents`, `--exclude`, files written in the Dockerfile.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use layerfs::error::{Context, Error, Kind, Result};
+
+use super::tree::{Node, Tree};
+use super::walk::{Entry, FileKind, Filter, Include, walk};
+use crate::graph::Source;
+use crate::ignore::Ignore;
+use crate::ignore::glob::{Glob, has_wildcard};
+
+/// What a step asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The sources.
+    pub sources: &'a [Source],
+    /// Sources keep their path.
+    pub parents: bool,
+    /// Patterns of what is left out.
+    pub exclude: &'a [String],
+}
+
+/// The files of one source. A wildcard is as many parts as it has matches.
+#[derive(Debug)]
+pub struct Part {
+    /// The last component of the source as written: a file copied into a folder gets this name.
+    pub name: Vec<u8>,
+    /// What it is.
+    pub content: Content,
+}
+
+/// What a part is.
+#[derive(Debug)]
+pub enum Content {
+    /// One file; its path is empty.
+    File(Entry),
+    /// What is in a folder. The folder itself comes first, with an empty path, where it is meant to be copied; not so
+    /// with `--parents`, whose root stands for the destination.
+    Folder(Vec<Entry>),
+    /// A file of the Dockerfile.
+    Inline(Vec<u8>),
+}
+
+/// All parts, in order.
+#[derive(Debug)]
+pub struct Selection {
+    /// The parts.
+    pub parts: Vec<Part>,
+}
+
+/// Finds what `request` means in `tree`.
+///
+/// # Errors
+/// A source without wildcards leads to nothing, a pattern is malformed, or the tree cannot be read.
+pub fn select(tree: &Tree, request: &Request<'_>) -> Result<Selection> {
+    let exclude = Ignore::from_patterns(request.exclude.iter().map(String::as_str))?;
+    let mut parts = Vec::new();
+    for source in request.sources {
+        match source {
+            Source::Inline(name, content) => {
+                parts.push(Part { name: name.clone().into_bytes(), content: Content::Inline(content.clone().into()) });
+            }
+            Source::Path(path) if request.parents => parts.push(with_parents(tree, path, &exclude)?),
+            Source::Path(path) => {
+                for path in matches(tree, path)? {
+                    let node = tree.resolve(&path)?.ok_or_else(|| tree.missing(&path))?;
+                    parts.extend(part(tree, &path, node, &exclude, has_wildcard(source_text(source)))?);
+                }
+            }
+            Source::Remote(url) => {
+                return Err(Error::new(Kind::Unsupported, format!("`{url}` cannot be fetched")));
+            }
+        }
+    }
+    Ok(Selection { parts })
+}
+
+fn source_text(source: &Source) -> &str {
+    match source {
+        Source::Path(text) | Source::Inline(text, _) | Source::Remote(text) => text,
+    }
+}
+
+fn part(tree: &Tree, path: &str, node: Node, exclude: &Ignore, wildcard: bool) -> Result<Option<Part>> {
+    let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    if !node.metadata.is_dir() {
+        if wildcard && exclude.matches(name) {
+            return Ok(None);
+        }
+        let entry = Entry::of(tree, Vec::new(), node.path.clone().into_bytes(), node.metadata)?;
+        let entry = entry.ok_or_else(|| Error::new(Kind::Invalid, format!("`{path}` is a socket")))?;
+        return Ok(Some(Part { name: name.into(), content: Content::File(entry) }));
+    }
+    let below = walk(tree, &node.path, &Filter { exclude: exclude.clone(), include: None })?;
+    let root = Entry::of(tree, Vec::new(), node.path.into_bytes(), node.metadata)?;
+    let entries = root.into_iter().chain(below).collect();
+    Ok(Some(Part { name: name.into(), content: Content::Folder(entries) }))
+}
+
+/// `--parents`: the path after a `/./`, or all of it, is kept.
+fn with_parents(tree: &Tree, path: &str, exclude: &Ignore) -> Result<Part> {
+    let (root, pattern) = path.split_once("/./").unwrap_or(("", path));
+    let parts: Vec<String> =
+        pattern.split('/').filter(|part| !part.is_empty() && *part != ".").map(str::to_owned).collect();
+    let wildcard = has_wildcard(root) || has_wildcard(pattern);
+    let pattern = parts.join("/");
+    let roots = matches(tree, root)?;
+    let mut all = Vec::new();
+    for root in &roots {
+        let Some(node) = tree.resolve(root)? else { return Err(tree.missing(root)) };
+        if pattern.is_empty() {
+            all.extend(walk(tree, &node.path, &Filter { exclude: exclude.clone(), include: None })?);
+            continue;
+        }
+        let include = Include { pattern: Ignore::from_patterns([pattern.as_str()])?, parts: parts.clone() };
+        let filter = Filter { exclude: exclude.clone(), include: Some(include) };
+        let found = walk(tree, &node.path, &filter)?;
+        if found.is_empty() && !wildcard {
+            return Err(tree.missing(&format!("{}/{pattern}", node.path)));
+        }
+        all.extend(found);
+    }
+    Ok(Part { name: Vec::new(), content: Content::Folder(all) })
+}
+
+/// The paths that a source with wildcards stands for, sorted; itself where it has none. A wildcard that matches
+/// nothing stands for nothing.
+fn matches(tree: &Tree, pattern: &str) -> Result<Vec<String>> {
+    if !has_wildcard(pattern) {
+        return Ok(vec![unescape(pattern)]);
+    }
+    let mut found = vec![String::new()];
+    for part in pattern.split('/').filter(|part| !part.is_empty() && *part != ".") {
+        let mut next = Vec::new();
+        for folder in &found {
+            let path = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+            if !has_wildcard(part) {
+                next.push(path(&unescape(part)));
+                continue;
+            }
+            let bad = |_| Error::new(Kind::Invalid, format!("`{pattern}` is not a pattern"));
+            let glob = Glob::parse(part).map_err(bad)?;
+            let Some(node) = tree.resolve(folder)? else { continue };
+            if !node.metadata.is_dir() {
+                continue;
+            }
+            let real = tree.real(&node.path);
+            let mut names = Vec::new();
+            for entry in fs::read_dir(&real).at("read", &real)? {
+                let name = entry.at("read", &real)?.file_name();
+                let name = String::from_utf8_lossy(name.as_bytes()).into_owned();
+                if glob.matches(&name) {
+                    names.push(name);
+                }
+            }
+            names.sort();
+            next.extend(names.iter().map(|name| path(name)));
+        }
+        found = next;
+    }
+    let mut there = Vec::new();
+    for path in found {
+        if tree.resolve(&path)?.is_some() {
+            there.push(path);
+        }
+    }
+    Ok(there)
+}
+
+/// A backslash takes the meaning from the character behind it, as in a pattern.
+fn unescape(text: &str) -> String {
+    Glob::parse(text).ok().and_then(|glob| glob.literal()).unwrap_or_else(|| text.to_owned())
+}
+
+/// The entries below one path of a tree, for a mount: a file alone, or a folder with itself first.
+pub(super) fn everything_at(tree: &Tree, path: &str) -> Result<Vec<Entry>> {
+    let node = tree.resolve(path)?.ok_or_else(|| tree.missing(path))?;
+    match part(tree, path, node, &Ignore::default(), false)?.map(|part| part.content) {
+        Some(Content::File(entry)) => Ok(vec![entry]),
+        Some(Content::Folder(entries)) => Ok(entries),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Where an entry lies on disk.
+pub(super) fn real(tree: &Tree, entry: &Entry) -> std::path::PathBuf {
+    tree.real(Path::new(std::ffi::OsStr::from_bytes(&entry.source)))
+}
+
+impl Entry {
+    /// Whether its bytes are part of what it is.
+    pub(super) fn has_content(&self) -> bool {
+        self.kind == FileKind::File
+    }
+}
