@@ -13,6 +13,7 @@
 //!
 //! What this crate is not: it mounts nothing, and knows nothing of Dockerfiles and containers.
 
+pub mod cli;
 mod convert;
 pub mod credentials;
 mod execute;

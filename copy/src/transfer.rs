@@ -252,6 +252,11 @@ impl<'a> Reach<'a> {
         RegistrySource::open(&self.source, &endpoints, &|note| self.progress.event(&Event::Note(note)))
     }
 
+    /// Whether the credential of the source side is good for a registry.
+    pub(crate) fn check_login(&self, host: &str) -> Result<()> {
+        self.source.repository(host, "", false)?.check_login()
+    }
+
     /// Any place to read.
     pub(crate) fn source<'s>(&self, location: &Location, store: Option<&'s Store>) -> Result<Box<dyn Source + 's>> {
         Ok(match location {

@@ -1,0 +1,324 @@
+//! `copy` and `pull`.
+
+use std::path::PathBuf;
+
+use layerfs::archive::Compression;
+use layerfs::digest::Digest;
+use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::reference::Reference;
+
+use super::arguments::{Access, PlatformChoice, credential, remember};
+use super::progress::{Reporter, size};
+use super::{Global, User, print, print_json};
+use crate::convert::{Format, Recompress};
+use crate::inventory::Platforms;
+use crate::location::Location;
+use crate::transfer::{Options, Side, Transferred, pull, transfer};
+
+/// The arguments of `copy SOURCE DESTINATION`.
+#[derive(Debug, clap::Args)]
+pub(super) struct CopyArguments {
+    /// Where the image is
+    source: String,
+    /// Where it goes
+    destination: String,
+    /// Copy all platforms (the default wherever the destination can hold them)
+    #[arg(long, short)]
+    all: bool,
+    /// What of an image for several platforms is copied
+    #[arg(long, value_name = "system|all|index-only", conflicts_with_all = ["all", "platform"])]
+    multi_arch: Option<String>,
+    #[command(flatten)]
+    platform: PlatformChoice,
+    /// Write manifests in these media types
+    #[arg(long, short, value_name = "oci|v2s2")]
+    format: Option<String>,
+    /// Compress layers that are not compressed in this way
+    #[arg(long, value_name = "gzip|zstd|none")]
+    dest_compress_format: Option<String>,
+    /// Compression level
+    #[arg(long, value_name = "N")]
+    dest_compress_level: Option<u8>,
+    /// Compress layers anew that are compressed in another way
+    #[arg(long)]
+    dest_force_compress_format: bool,
+    /// Another tag for the destination; can be given several times
+    #[arg(long, value_name = "NAME")]
+    additional_tag: Vec<String>,
+    /// Fail rather than change the image's digest
+    #[arg(long)]
+    preserve_digests: bool,
+    /// Write the digest of what was written into this file
+    #[arg(long, value_name = "FILE")]
+    digestfile: Option<PathBuf>,
+    /// Print a JSON document about what was done
+    #[arg(long)]
+    json: bool,
+    /// Blobs that move at the same time
+    #[arg(long, value_name = "N", default_value_t = crate::execute::PARALLEL, alias = "image-parallel-copies")]
+    jobs: usize,
+    #[command(flatten)]
+    access: Access,
+    /// Credential for the source
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    src_creds: Option<String>,
+    /// Credential for the destination
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    dest_creds: Option<String>,
+    /// User for the source
+    #[arg(long, value_name = "USER", requires = "src_password", conflicts_with = "src_creds", hide = true)]
+    src_username: Option<String>,
+    /// Password for the source
+    #[arg(long, value_name = "PASSWORD", requires = "src_username", hide = true)]
+    src_password: Option<String>,
+    /// User for the destination
+    #[arg(long, value_name = "USER", requires = "dest_password", conflicts_with = "dest_creds", hide = true)]
+    dest_username: Option<String>,
+    /// Password for the destination
+    #[arg(long, value_name = "PASSWORD", requires = "dest_username", hide = true)]
+    dest_password: Option<String>,
+    /// Bearer token for the source
+    #[arg(long, value_name = "TOKEN")]
+    src_registry_token: Option<String>,
+    /// Bearer token for the destination
+    #[arg(long, value_name = "TOKEN")]
+    dest_registry_token: Option<String>,
+    /// Use no credential for the source
+    #[arg(long)]
+    src_no_creds: bool,
+    /// Use no credential for the destination
+    #[arg(long)]
+    dest_no_creds: bool,
+    /// --tls-verify for the source alone
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    src_tls_verify: Option<bool>,
+    /// --tls-verify for the destination alone
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    dest_tls_verify: Option<bool>,
+    /// Folder with the source registry's certificates
+    #[arg(long, value_name = "DIR")]
+    src_cert_dir: Option<PathBuf>,
+    /// Folder with the destination registry's certificates
+    #[arg(long, value_name = "DIR")]
+    dest_cert_dir: Option<PathBuf>,
+    /// Accepted for skopeo's sake: signatures in lookaside places are never copied
+    #[arg(long, hide = true)]
+    remove_signatures: bool,
+}
+
+impl CopyArguments {
+    /// Copies the image and reports.
+    pub(super) fn run(&self, global: &Global) -> Result<()> {
+        let (source, destination): (Location, Location) = (self.source.parse()?, self.destination.parse()?);
+        let mut options = self.options()?;
+        let locations = [&source, &destination];
+        let needs_store = locations.iter().any(|location| matches!(location, Location::Store(_)));
+        let names: Vec<&Reference> = locations
+            .iter()
+            .filter_map(|location| match location {
+                Location::Registry(name) => Some(name),
+                _ => None,
+            })
+            .collect();
+        let user = User::current();
+        let store = match needs_store {
+            true => {
+                remember(&mut options, if user.rootless { &names } else { &[] }, user.real_uid)?;
+                Some(global.open_store()?.0)
+            }
+            false => None,
+        };
+        let reporter = Reporter::new(global.quiet, None)?;
+        let done = transfer(&source, &destination, store.as_ref(), &options, &reporter)?;
+        reporter.finish();
+        if let Some(file) = &self.digestfile {
+            std::fs::write(file, format!("{}\n", done.root.digest)).at("write", file)?;
+        }
+        self.report(&done, global)
+    }
+
+    fn report(&self, done: &Transferred, global: &Global) -> Result<()> {
+        if self.json {
+            let moved = done.moved.unwrap_or_default();
+            return print_json(&serde_json::json!({
+                "digest": done.root.digest,
+                "mediaType": done.root.media_type,
+                "changed": done.moved.is_some(),
+                "blobs": { "sent": moved.sent, "mounted": moved.mounted, "present": moved.present },
+                "bytes": moved.bytes,
+            }));
+        }
+        if !global.quiet {
+            let what = match &done.moved {
+                None => "already there".to_owned(),
+                Some(moved) => format!(
+                    "{} blobs sent ({}), {} mounted, {} already there",
+                    moved.sent,
+                    size(moved.bytes),
+                    moved.mounted,
+                    moved.present
+                ),
+            };
+            super::progress::note(&format!("{}: {what}", self.destination));
+        }
+        print(&format!("{}\n", done.root.digest))
+    }
+
+    fn options(&self) -> Result<Options> {
+        let both = self.access.options()?;
+        let pair = |user: &Option<String>, password: &Option<String>| {
+            user.as_ref().zip(password.as_ref()).map(|(user, password)| format!("{user}:{password}"))
+        };
+        let side = |creds: &Option<String>,
+                    pair: Option<String>,
+                    token: &Option<String>,
+                    anonymous,
+                    tls_verify: Option<bool>,
+                    cert_dir: &Option<PathBuf>| {
+            let own = credential(creds.as_deref().or(pair.as_deref()), token.as_deref())?;
+            Ok::<_, Error>(Side {
+                tls_verify: tls_verify.or(both.source.tls_verify),
+                credential: own.or_else(|| both.source.credential.clone()),
+                anonymous: anonymous || both.source.anonymous,
+                cert_dir: cert_dir.clone().or_else(|| both.source.cert_dir.clone()),
+            })
+        };
+        let source = side(
+            &self.src_creds,
+            pair(&self.src_username, &self.src_password),
+            &self.src_registry_token,
+            self.src_no_creds,
+            self.src_tls_verify,
+            &self.src_cert_dir,
+        )?;
+        let destination = side(
+            &self.dest_creds,
+            pair(&self.dest_username, &self.dest_password),
+            &self.dest_registry_token,
+            self.dest_no_creds,
+            self.dest_tls_verify,
+            &self.dest_cert_dir,
+        )?;
+        let platforms = match (self.all, self.multi_arch.as_deref()) {
+            (true, _) | (_, Some("all")) => Platforms::All,
+            (_, Some("system")) => Platforms::Host,
+            (_, Some("index-only")) => Platforms::IndexOnly,
+            (_, Some(other)) => {
+                return Err(Error::new(Kind::Usage, format!("`--multi-arch {other}` is not known"))
+                    .hint("system, all or index-only"));
+            }
+            (false, None) => self.platform.platforms(),
+        };
+        if self.all && platforms != self.platform.platforms() && !self.platform.platform.is_empty() {
+            return Err(Error::new(Kind::Usage, "--all and --platform exclude each other"));
+        }
+        let format = match self.format.as_deref() {
+            None => None,
+            Some("oci") => Some(Format::Oci),
+            Some("v2s2") => Some(Format::Docker),
+            Some(other) => {
+                return Err(Error::new(Kind::Usage, format!("`--format {other}` is not known")).hint("oci or v2s2"));
+            }
+        };
+        let additional_tags =
+            self.additional_tag.iter().map(|name| name.parse::<Reference>().map(Reference::or_latest));
+        Ok(Options {
+            source,
+            destination,
+            platforms,
+            recompress: self.recompress()?,
+            format,
+            additional_tags: additional_tags.collect::<Result<_>>()?,
+            preserve_digests: self.preserve_digests,
+            parallel: self.jobs,
+            ..both
+        })
+    }
+
+    fn recompress(&self) -> Result<Option<Recompress>> {
+        let level = |highest: u8, usual: u8| match self.dest_compress_level {
+            None => Ok(usual),
+            Some(level) if (1..=highest).contains(&level) => Ok(level),
+            Some(level) => {
+                Err(Error::new(Kind::Usage, format!("compression level {level} is not one of 1 to {highest}")))
+            }
+        };
+        let compression = match self.dest_compress_format.as_deref() {
+            None if self.dest_compress_level.is_some() || self.dest_force_compress_format => {
+                Compression::Gzip { level: level(12, 5)? }
+            }
+            None => return Ok(None),
+            Some("gzip") => Compression::Gzip { level: level(12, 5)? },
+            Some("zstd") => Compression::Zstd { level: level(22, 3)? },
+            Some("none") => Compression::None,
+            Some(other) => {
+                return Err(
+                    Error::new(Kind::Usage, format!("compression `{other}` is not known")).hint("gzip, zstd or none")
+                );
+            }
+        };
+        Ok(Some(match (compression, self.dest_force_compress_format) {
+            (Compression::None, false) => Recompress::Never,
+            (compression, true) => Recompress::All(compression),
+            (compression, false) => Recompress::Plain(compression),
+        }))
+    }
+}
+
+/// The arguments of `copy pull`.
+#[derive(Debug, clap::Args)]
+pub(super) struct PullArguments {
+    /// Names of images
+    #[arg(required = true)]
+    names: Vec<String>,
+    /// Lay the layers down while they arrive, ready to be mounted
+    #[arg(long)]
+    unpack: bool,
+    /// Fetch all platforms
+    #[arg(long, short, conflicts_with_all = ["platform", "unpack"])]
+    all: bool,
+    #[command(flatten)]
+    platform: PlatformChoice,
+    /// Write progress as lines of JSON to this file descriptor
+    #[arg(long, value_name = "N", hide = true)]
+    progress_fd: Option<u32>,
+    #[command(flatten)]
+    access: Access,
+}
+
+impl PullArguments {
+    /// Pulls the images and prints their ids.
+    pub(super) fn run(&self, global: &Global) -> Result<()> {
+        let names = self.names.iter().map(|name| match name.parse::<Location>()? {
+            Location::Registry(name) => Ok(name),
+            other => Err(Error::new(Kind::Usage, format!("`{other}` is not in a registry"))
+                .hint(format!("`copy {other} store:NAME` brings it into the store"))),
+        });
+        let names: Vec<Reference> = names.collect::<Result<_>>()?;
+        let platforms = if self.all { Platforms::All } else { self.platform.platforms() };
+        let mut options = Options { platforms, ..self.access.options()? };
+        let user = User::current();
+        let needed: Vec<&Reference> = if user.rootless { names.iter().collect() } else { Vec::new() };
+        remember(&mut options, &needed, user.real_uid)?;
+        let (store, user) = global.open_store()?;
+        if let Some(why) = user.single_id.filter(|_| self.unpack && !global.quiet) {
+            super::progress::note(&format!("warning: {why}"));
+        }
+        let reporter = Reporter::new(global.quiet, self.progress_fd)?;
+        let mut pulled = Vec::new();
+        for name in &names {
+            pulled.push(pull(&store, name, self.unpack, &options, &reporter)?);
+        }
+        reporter.finish();
+        for descriptor in pulled {
+            print(&format!("{}\n", id(&store, &descriptor)))?;
+        }
+        Ok(())
+    }
+}
+
+/// The image's id, or the digest of what is no image for one platform.
+fn id(store: &layerfs::store::Store, descriptor: &layerfs::oci::Descriptor) -> Digest {
+    let image = store.image(descriptor, &layerfs::oci::Platform::host());
+    image.map_or(descriptor.digest, |image| image.id())
+}
