@@ -20,7 +20,7 @@ use rustix::termios::Winsize;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::launch::channel::{Channel, Message};
-use crate::launch::{EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, EXIT_SETUP_FAILED, Stdio};
+use crate::launch::{EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, EXIT_SETUP_FAILED, Stdio, about_set_up};
 use crate::rootfs::{self, Prepared};
 use crate::seccomp::Filter;
 use identity::Sets;
@@ -170,11 +170,7 @@ impl Ready {
         }
         match self.give_up_privileges() {
             Ok(program) => program.execute(),
-            // The caller tells a program that cannot run from a set-up that failed by these two kinds.
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Denied) => {
-                Error::new(Kind::System, error.chain()).hint(error.advice().unwrap_or_default())
-            }
-            Err(error) => error,
+            Err(error) => about_set_up(error),
         }
     }
 

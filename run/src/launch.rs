@@ -8,9 +8,9 @@
 //! The calling process must have one thread: the new process goes on in a copy of its memory (see
 //! [`layerfs::sys::process::clone_child`]).
 //!
-//! Errors: whatever [`create`] returns is about the set-up (a container engine exits 125); of [`Created::start`],
-//! [`Kind::NotFound`] means that the program is not in the container (127) and [`Kind::Denied`] that it cannot be
-//! executed (126).
+//! Errors: [`Kind::NotFound`] means that the program is not in the container (a container engine exits 127) and
+//! [`Kind::Denied`] that it cannot be executed (126). Nothing else has these two kinds: what else is not found or not
+//! allowed while a container is set up is [`Kind::System`] here (125).
 
 pub(crate) mod channel;
 mod namespaces;
@@ -101,6 +101,19 @@ impl<'a> Launch<'a> {
 /// # Errors
 /// Any step of the set-up failed; nothing of the container is left.
 pub fn create(launch: Launch<'_>) -> Result<Created> {
+    set_up(launch).map_err(about_set_up)
+}
+
+/// Frees the two kinds that tell about the program.
+pub(crate) fn about_set_up(error: Error) -> Error {
+    match (error.kind(), error.advice().map(str::to_owned)) {
+        (Kind::NotFound | Kind::Denied, None) => Error::new(Kind::System, error.chain()),
+        (Kind::NotFound | Kind::Denied, Some(hint)) => Error::new(Kind::System, error.chain()).hint(hint),
+        _ => error,
+    }
+}
+
+fn set_up(launch: Launch<'_>) -> Result<Created> {
     let Launch { spec, rootfs, io, cgroup, preserve_fds, dies_with_parent } = launch;
     let process = spec.process().as_ref().ok_or_else(|| Error::new(Kind::Invalid, "the Spec has no process"))?;
     check_preserved(preserve_fds)?;
@@ -110,6 +123,7 @@ pub fn create(launch: Launch<'_>) -> Result<Created> {
     let in_user_namespace = own_user_namespace || namespaces.joins_user() || !Mapping::current()?.is_host();
     let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()).map(Filter::compile).transpose()?;
     let prepared = Prepared::new(spec, &rootfs, in_user_namespace)?;
+    let plan_notes = cgroup.notes().to_vec();
     let (cgroup, placement) = cgroup.apply()?;
 
     let started = (|| {
@@ -143,7 +157,7 @@ pub fn create(launch: Launch<'_>) -> Result<Created> {
         running::converse(child, intermediate, own_end, Some(spec))
     })();
     match started {
-        Ok(waiting) => Ok(Created::new(waiting, cgroup)),
+        Ok(waiting) => Ok(Created::new(waiting, cgroup, plan_notes)),
         Err(error) => {
             // The first error is the one to tell; the folders are empty by now.
             let _ = cgroup.destroy();

@@ -4,6 +4,7 @@
 //! `io::Error`, and each `unsafe` block states the invariant it relies on. Policy lives elsewhere.
 #![allow(unsafe_code, reason = "this module is the one place for it")]
 
+pub mod bpf;
 pub mod container;
 pub mod fs;
 pub mod mount;

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_char, c_int, c_uint};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
@@ -96,6 +96,29 @@ pub fn clone_child(options: &CloneOptions<'_>, child: impl FnOnce() -> i32) -> i
             pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
         }),
     }
+}
+
+/// Starts a child that has no descriptor but 0, 1, 2 and `only`, and runs `body` with that one. Descriptors that this
+/// process holds, locks among them, are not kept alive by the child.
+///
+/// # Errors
+/// Those of [`clone_child`].
+pub fn clone_server(only: OwnedFd, body: fn(OwnedFd) -> i32) -> io::Result<Child> {
+    clone_child(&CloneOptions::default(), move || {
+        let only = only.into_raw_fd();
+        // SAFETY: `body` is a plain function, so nothing it runs can own one of the descriptors that are closed here;
+        // the owners in this copy of the parent's memory are never used again, as the child ends by _exit. `only`
+        // lies outside the closed ranges and was given up by its owner above.
+        let only = unsafe {
+            let first = c_uint::try_from(only).unwrap_or(3);
+            if first > 3 {
+                libc::syscall(libc::SYS_close_range, 3, first - 1, 0);
+            }
+            libc::syscall(libc::SYS_close_range, first.max(2) + 1, c_uint::MAX, 0);
+            OwnedFd::from_raw_fd(only)
+        };
+        body(only)
+    })
 }
 
 /// Runs `child` and ends the process: no destructor, exit handler or buffer of the parent's copy may run twice.

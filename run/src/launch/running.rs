@@ -79,8 +79,9 @@ pub struct Created {
 }
 
 impl Created {
-    pub(crate) fn new(waiting: Waiting, cgroup: Cgroup) -> Self {
-        let Waiting { process, channel, terminal, notes } = waiting;
+    pub(crate) fn new(waiting: Waiting, cgroup: Cgroup, mut notes: Vec<String>) -> Self {
+        let Waiting { process, channel, terminal, notes: more } = waiting;
+        notes.extend(more);
         Self { process, channel, terminal, notes, cgroup: OwnedCgroup(Some(cgroup)) }
     }
 

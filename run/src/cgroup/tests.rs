@@ -1,0 +1,116 @@
+use super::*;
+
+fn resources(json: &str) -> LinuxResources {
+    serde_json::from_str(json).expect("valid resources")
+}
+
+fn lines(settings: Vec<Setting>) -> Vec<String> {
+    settings.into_iter().map(|setting| format!("{}={}", setting.file, setting.value)).collect()
+}
+
+#[test]
+fn resources_as_files_of_both_versions() {
+    let json = r#"{
+        "memory": {"limit": 67108864, "swap": 134217728, "reservation": 1048576},
+        "cpu": {"shares": 1024, "quota": 50000, "period": 100000, "cpus": "0-1"},
+        "pids": {"limit": 100},
+        "devices": [{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "access": "r"}]
+    }"#;
+    let resources = resources(json);
+    let check = |group: Group, v1: &[&str], v2: &[&str]| {
+        assert!(group.is_limited(&resources), "{group:?}");
+        assert_eq!(lines(settings::v1(group, &resources).expect("valid")), v1);
+        assert_eq!(lines(settings::v2(group, &resources, Path::new("/")).expect("valid")), v2);
+    };
+    check(
+        Group::Memory,
+        &["memory.limit_in_bytes=67108864", "memory.memsw.limit_in_bytes=134217728", "memory.soft_limit_in_bytes=1048576"],
+        &["memory.max=67108864", "memory.swap.max=67108864", "memory.low=1048576"],
+    );
+    check(
+        Group::Cpu,
+        &["cpu.shares=1024", "cpu.cfs_period_us=100000", "cpu.cfs_quota_us=50000"],
+        &["cpu.weight=100", "cpu.max=50000 100000"],
+    );
+    check(Group::Cpuset, &["cpuset.cpus=0-1"], &["cpuset.cpus=0-1"]);
+    check(Group::Pids, &["pids.max=100"], &["pids.max=100"]);
+    check(Group::Devices, &["devices.deny=a", "devices.allow=c 1:* r"], &[]);
+}
+
+#[test]
+fn shares_meet_weights_at_their_ends_and_defaults() {
+    for (shares, weight) in [(0, None), (2, Some(1)), (1024, Some(100)), (262_144, Some(10_000)), (1 << 40, Some(10_000))] {
+        assert_eq!(settings::weight(shares), weight, "{shares} shares");
+    }
+}
+
+#[test]
+fn a_controller_that_is_missing_is_named() {
+    let resources = resources(r#"{"memory": {"limit": 1048576}}"#);
+    let error = plan_on(&[], Some(&resources), Path::new("name"), true).expect_err("there is none");
+    assert_eq!(error.kind(), Kind::Unsupported);
+    assert_eq!(error.chain(), "memory cannot be limited: the cgroup controller `memory` is not available");
+}
+
+#[test]
+fn nothing_is_limited_and_nothing_is_needed() {
+    let plan = plan_on(&[], None, Path::new("name"), false).expect("an empty plan");
+    assert!(plan.folders.is_empty());
+    let (cgroup, _) = plan.apply().expect("nothing to do");
+    assert_eq!(cgroup, Cgroup::none());
+    cgroup.destroy().expect("nothing to remove");
+}
+
+/// A tree that looks like cgroup v2 to all but `statfs`.
+fn unified(root: &Path, own: &str, controllers: &str, handed_down: &str) -> Hierarchy {
+    let own = root.join(own);
+    fs::create_dir_all(&own).expect("folders");
+    for folder in own.ancestors().take_while(|folder| folder.starts_with(root)) {
+        fs::write(folder.join("cgroup.controllers"), controllers).expect("a file");
+        fs::write(folder.join("cgroup.procs"), "").expect("a file");
+        fs::write(folder.join("cgroup.subtree_control"), handed_down).expect("a file");
+        fs::write(folder.join("cgroup.type"), "domain").expect("a file");
+    }
+    Hierarchy { version: Version::V2, mount: root.to_owned(), controllers: Vec::new(), own }
+}
+
+#[test]
+fn delegation_follows_the_kernels_rules() {
+    let limited = resources(r#"{"memory": {"limit": 1048576}}"#);
+    let place = |hierarchy: &Hierarchy| plan_on(&[hierarchy.clone()], Some(&limited), Path::new("c1"), false);
+
+    // The folder above this process's hands the controller down already.
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let hierarchy = unified(temp.path(), "slice/scope", "memory pids", "memory");
+    fs::write(hierarchy.own.join("cgroup.subtree_control"), "").expect("a file");
+    fs::write(hierarchy.own.join("cgroup.procs"), "1").expect("a file");
+    let plan = place(&hierarchy).expect("a place");
+    assert_eq!(plan.folders[0].path, temp.path().join("slice/c1"));
+    assert_eq!(plan.evacuate, None);
+
+    // Only this process's own folder has it, with processes in it: they move.
+    for folder in [temp.path().to_owned(), temp.path().join("slice")] {
+        fs::write(folder.join("cgroup.subtree_control"), "").expect("a file");
+        fs::write(folder.join("cgroup.procs"), "1").expect("a file");
+    }
+    let plan = place(&hierarchy).expect("a place");
+    assert_eq!(plan.folders[0].path, hierarchy.own.join("c1"));
+    assert_eq!(plan.evacuate.as_ref(), Some(&hierarchy.own));
+    assert_eq!(plan.folders[0].enable, [(hierarchy.own.clone(), vec!["memory".to_owned()])]);
+
+    // It is not handed down to this process's folder at all.
+    fs::write(hierarchy.own.join("cgroup.controllers"), "pids").expect("a file");
+    let error = place(&hierarchy).expect_err("no place");
+    assert_eq!(
+        error.chain(),
+        "memory cannot be limited: controller `memory` is not delegated to this user in cgroup `/slice/scope`"
+    );
+    assert!(error.advice().is_some_and(|hint| hint.contains("systemd-run")));
+}
+
+#[test]
+fn a_cgroup_can_be_written_down() {
+    let cgroup = Cgroup { folders: vec!["/a".into()], unified: Some("/a".into()), oom_counter: None };
+    let text = serde_json::to_string(&cgroup).expect("text");
+    assert_eq!(serde_json::from_str::<Cgroup>(&text).expect("a cgroup"), cgroup);
+}
