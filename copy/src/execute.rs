@@ -1,5 +1,6 @@
 //! Carries a plan out: blobs side by side, then documents from the leaves up, then the name.
 
+use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -86,9 +87,12 @@ impl Execution<'_> {
         let id = self.ids.next();
         let kind = if media_type::is_config(&blob.media_type) { "config" } else { "blob" };
         let label = format!("{kind} {}", blob.digest.short());
-        self.progress.event(&Event::Start { id, label, total: Some(blob.size) });
+        // A blob that is mounted never starts.
+        let started = Once::new();
         let reported = AtomicU64::new(0);
         let open = || -> Result<Box<dyn Chunks + '_>> {
+            let start = Event::Start { id, label: label.clone(), total: Some(blob.size) };
+            started.call_once(|| self.progress.event(&start));
             let chunks = self.source.open(blob)?;
             let counted = Counted { chunks, seen: 0, reported: &reported, progress: self.progress, id };
             Ok(match self.sink.verifies() {
@@ -108,7 +112,9 @@ impl Execution<'_> {
                 outcome => break outcome?,
             }
         };
-        self.progress.event(&Event::Done { id });
+        if started.is_completed() {
+            self.progress.event(&Event::Done { id });
+        }
         Ok(sent)
     }
 }

@@ -88,7 +88,10 @@ impl LoginArguments {
             cert_dir: self.cert_dir.clone(),
         };
         let options = Options { source: side, ..Options::default() };
-        Reach::new(&options, &Silent)?.check_login(&host)?;
+        Reach::new(&options, &Silent)?.check_login(&host).map_err(|error| match error.kind() {
+            Kind::Unauthorized => error.hint("check the user name and the password"),
+            _ => error,
+        })?;
         let saved = credentials::save(&self.file.path(&places), &host, &credential)?;
         let place = match saved {
             Saved::File(path) => format!("`{}`", path.display()),

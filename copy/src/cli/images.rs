@@ -87,7 +87,9 @@ impl ImagesArguments {
         let mut cells = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs() as i64);
         for row in rows {
-            let age = row.created.as_deref().and_then(time::parse_rfc3339).map(|created| time::ago(now - created));
+            let age = row.created.as_deref().and_then(time::parse_rfc3339);
+            // A reproducible image often states the year 1.
+            let age = age.filter(|created| *created >= 0).map(|created| time::ago(now - created));
             let mut line = vec![row.name.repository(), row.name.tag().unwrap_or("<none>").to_owned()];
             if self.digests {
                 line.push(row.digest.to_string());

@@ -293,7 +293,7 @@ impl Host {
 
     /// Asks for the API's root without a credential and remembers the challenge, which saves the first 401.
     async fn probe(&self, connection: &Connection) -> Result<StatusCode> {
-        let subject = self.subject("connect");
+        let subject = self.subject("");
         let url = connection.base.join("/v2/").map_err(|error| Error::new(Kind::Invalid, "address").because(error))?;
         let mut attempt = 0;
         loop {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 /// Largest error page that is read, in bytes.
 pub(crate) const BODY_MAX: usize = 64 << 10;
 
-/// What was asked of whom: `pull blob sha256:… of a/b` from `r.io`.
+/// What was asked of whom: `pull blob sha256:… of a/b` from `r.io`. An empty action stands for saying hello.
 #[derive(Clone, Debug)]
 pub(crate) struct Subject {
     /// The registry as it stands in names.
@@ -65,9 +65,10 @@ pub(crate) fn of_status(subject: &Subject, status: StatusCode, body: &[u8]) -> E
 pub(crate) fn of_transport(subject: &Subject, failure: &reqwest::Error) -> Error {
     let reason = innermost(failure);
     let Subject { host, action } = subject;
-    let sentence = |what: &str| format!("{action}: registry `{host}` {what}: {reason}");
+    let action = if action.is_empty() { String::new() } else { format!("{action}: ") };
+    let sentence = |what: &str| format!("{action}registry `{host}` {what}: {reason}");
     if reason.contains("InvalidContentType") || reason.contains("corrupt message") {
-        return Error::new(Kind::Unavailable, format!("{action}: registry `{host}` does not speak TLS"))
+        return Error::new(Kind::Unavailable, format!("{action}registry `{host}` does not speak TLS"))
             .hint("`--tls-verify=false` allows plain HTTP");
     }
     if reason.contains("certificate") || reason.contains("UnknownIssuer") {
