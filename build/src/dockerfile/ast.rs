@@ -392,7 +392,7 @@ pub struct Onbuild {
 pub struct Warning {
     /// The rule's name, one of BuildKit's.
     pub rule: &'static str,
-    /// One sentence.
+    /// One sentence, in BuildKit's words.
     pub message: String,
     /// What it is about.
     pub span: Span,

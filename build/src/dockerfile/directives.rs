@@ -68,18 +68,19 @@ pub(crate) fn apply(into: &mut Directives, name: &str, value: Word, source: &Sou
                 }
             }
         }
-        _ => into.check = Some(check(&value, source)?),
+        _ => into.check = Some(check(&value.text).map_err(|fault| fault.at(source, value.span))?),
     }
     Ok(())
 }
 
-/// `skip=A,B|all;error=true;experimental=C|all`.
-fn check(value: &Word, source: &Source) -> Result<Check, ParseError> {
+/// `skip=A,B|all;error=true;experimental=C|all`. What follows a space is a comment.
+pub(crate) fn check(text: &str) -> Result<Check, Fault> {
     let mut check = Check::default();
-    for part in value.text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
-        let (key, setting) = part.split_once('=').map_or((part, ""), |(key, setting)| (key.trim(), setting.trim()));
+    let text = text.split(' ').next().unwrap_or_default();
+    for part in text.split(';').filter(|part| !part.is_empty()) {
+        let (key, setting) = part.split_once('=').unwrap_or((part, ""));
         let rules = || {
-            let names = || setting.split(',').map(str::trim).filter(|name| !name.is_empty());
+            let names = || setting.split(',').filter(|name| !name.is_empty());
             RuleSet {
                 all: names().any(|name| name.eq_ignore_ascii_case("all")),
                 names: names().filter(|name| !name.eq_ignore_ascii_case("all")).map(str::to_owned).collect(),
@@ -89,21 +90,22 @@ fn check(value: &Word, source: &Source) -> Result<Check, ParseError> {
             "skip" => check.skip = rules(),
             "experimental" => check.experimental = rules(),
             "error" => {
-                check.error = super::flags::boolean(setting).ok_or_else(|| {
-                    ParseError::new(source, value.span, format!("`error={setting}` is neither true nor false"))
-                })?;
+                check.error = super::flags::boolean(setting)
+                    .ok_or_else(|| Fault::new(format!("`error={setting}` is neither true nor false")))?;
             }
             _ => {
-                let fault = Fault::unknown(
-                    format!("the check directive has no option `{key}`"),
-                    key,
-                    ["skip", "error", "experimental"],
-                );
-                return Err(fault.at(source, value.span));
+                let known = ["skip", "error", "experimental"];
+                return Err(Fault::unknown(format!("the check directive has no option `{key}`"), key, known));
             }
         }
     }
     Ok(check)
+}
+
+/// The value of a `check` directive that a comment (its `#` taken off) holds for the instruction below it.
+pub(crate) fn in_comment(comment: &str) -> Option<&str> {
+    let (name, value) = split(comment, "")?;
+    (name == "check").then(|| &comment[value])
 }
 
 /// The value of one directive in a file that need not be a Dockerfile: from `#` comments, `//` comments or a JSON

@@ -130,7 +130,7 @@ impl<'a> Lines<'a> {
             line.text.push_str(text);
         }
         if let Some(span) = empty {
-            let message = "an empty line inside a continued instruction will become an error".to_owned();
+            let message = "Empty continuation line".to_owned();
             self.warnings.push(Warning { rule: "NoEmptyContinuation", message, span });
         }
         Ok(line)

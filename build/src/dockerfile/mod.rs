@@ -22,6 +22,7 @@
 
 pub mod ast;
 pub mod expand;
+pub mod lint;
 pub mod mount;
 pub mod source;
 

@@ -108,6 +108,16 @@ impl Ignore {
         self.patterns.is_empty()
     }
 
+    /// Some pattern takes paths back in.
+    pub fn has_exceptions(&self) -> bool {
+        self.patterns.iter().any(|pattern| pattern.inverted)
+    }
+
+    /// Some pattern ignores all there is, exceptions aside.
+    pub fn hides_everything(&self) -> bool {
+        self.patterns.iter().any(|pattern| !pattern.inverted && matches!(&*pattern.text, "*" | "**" | "**/*"))
+    }
+
     /// Whether a path, relative and with slashes, is ignored. In a walk, [`Ignore::decide`] does not repeat what it
     /// knows of the folders above.
     pub fn matches(&self, path: &str) -> bool {

@@ -4,6 +4,7 @@
 
 mod expand;
 mod ignore;
+mod lints;
 mod nodes;
 mod robust;
 mod typed;
