@@ -60,7 +60,12 @@ pub fn plan(resources: Option<&LinuxResources>, name: &Path) -> Result<Plan> {
     plan_on(&hierarchy::probe()?, resources, name, layerfs::userns::Mapping::current()?.is_host())
 }
 
-fn plan_on(hierarchies: &[Hierarchy], resources: Option<&LinuxResources>, name: &Path, real_root: bool) -> Result<Plan> {
+fn plan_on(
+    hierarchies: &[Hierarchy],
+    resources: Option<&LinuxResources>,
+    name: &Path,
+    real_root: bool,
+) -> Result<Plan> {
     let mut plan = Plan::default();
     let unified = hierarchies.iter().find(|h| h.version == Version::V2);
     let mut unified_settings = Vec::new();
@@ -117,10 +122,13 @@ fn folder_on_v1(hierarchy: &Hierarchy, group: Group, name: &Path, settings: Vec<
     let existing = path.ancestors().find(|folder| folder.is_dir()).unwrap_or(base);
     if rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).is_err() {
         let sentence = format!("{} cannot be limited: `{}` is not writable", group.subject(), existing.display());
-        return Err(Error::new(Kind::Unsupported, format!("{sentence} (controller `{}` of cgroup v1)", group.v1_name()))
-            .hint(
-                "cgroup v1 is root's: run as root, leave the limit out, or boot with systemd.unified_cgroup_hierarchy=1",
-            ));
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("{sentence} (controller `{}` of cgroup v1)", group.v1_name()),
+        )
+        .hint(
+            "cgroup v1 is root's: run as root, leave the limit out, or boot with systemd.unified_cgroup_hierarchy=1",
+        ));
     }
     for setting in &settings {
         // A file that the kernel was built without shows in the folder above already.

@@ -1,24 +1,78 @@
-//! Seccomp filters.
+//! Seccomp filters: from the rules of an OCI Spec to a program for the kernel.
+//!
+//! The program is a search tree over system call numbers, so that no call costs more than a handful of comparisons.
+//! That matters twice: for each call the container makes that the kernel's own cache does not cover, and at load, when
+//! the kernel runs the filter for every number it knows to fill that cache.
+//!
+//! Meaning, as libseccomp has it: a call that is listed without conditions has that verdict, whatever else is said
+//! about it; otherwise its rules are tried in the order of the Spec, and the default is last. A rule whose action is
+//! the default says nothing. Names that an architecture does not have say nothing there. A call by an architecture that
+//! the Spec does not list kills the thread.
 
-use layerfs::error::{Context, Result};
+mod compile;
+mod program;
+mod table;
+
+use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::sys::container::{Instruction, load_seccomp};
-use oci_spec::runtime::LinuxSeccomp;
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
+use rustix::io::Errno;
 
 /// A compiled filter.
-pub(crate) struct Filter {
+#[derive(Debug)]
+pub struct Filter {
     instructions: Vec<Instruction>,
     flags: u32,
 }
 
 impl Filter {
-    pub(crate) fn compile(_: &LinuxSeccomp) -> Result<Self> {
-        Ok(Self { instructions: Vec::new(), flags: 0 })
+    /// Compiles the rules of a Spec.
+    ///
+    /// # Errors
+    /// A rule makes no sense ([`Kind::Invalid`]) or asks for what this launcher does not do ([`Kind::Unsupported`]).
+    pub fn compile(spec: &LinuxSeccomp) -> Result<Self> {
+        let notifies = |action: LinuxSeccompAction| action == LinuxSeccompAction::ScmpActNotify;
+        let rules = spec.syscalls().iter().flatten();
+        if notifies(spec.default_action()) || rules.clone().any(|rule| notifies(rule.action())) {
+            return Err(Error::new(Kind::Unsupported, "seccomp action SCMP_ACT_NOTIFY is not supported")
+                .hint("use SCMP_ACT_ERRNO or SCMP_ACT_TRAP"));
+        }
+        Ok(Self { instructions: compile::compile(spec)?, flags: flags(spec) })
     }
 
+    /// The length of the program, in instructions.
+    pub fn len(&self) -> usize {
+        self.instructions.len()
+    }
+
+    /// Never: a filter says at least what becomes of everything.
+    pub fn is_empty(&self) -> bool {
+        self.instructions.is_empty()
+    }
+
+    /// Puts this process under the filter, for good.
     pub(crate) fn load(&self) -> Result<()> {
-        if self.instructions.is_empty() {
-            return Ok(());
-        }
-        load_seccomp(&self.instructions, self.flags).context(|| "load the seccomp filter").map(drop)
+        let loaded = load_seccomp(&self.instructions, self.flags).context(|| "load the seccomp filter");
+        loaded.map(drop).map_err(|error| match error.errno().map(Errno::from_raw_os_error) {
+            Some(Errno::ACCESS) => error.hint("without CAP_SYS_ADMIN it needs process.noNewPrivileges"),
+            Some(Errno::INVAL) => error.hint("the kernel lacks CONFIG_SECCOMP_FILTER or a flag of linux.seccomp.flags"),
+            _ => error,
+        })
     }
 }
+
+/// `SECCOMP_FILTER_FLAG_*` of `linux/seccomp.h`.
+fn flags(spec: &LinuxSeccomp) -> u32 {
+    let bit = |flag: &LinuxSeccompFilterFlag| match flag {
+        // There is one thread, so there is nothing to synchronise.
+        LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
+        LinuxSeccompFilterFlag::SeccompFilterFlagLog => 1 << 1,
+        LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 1 << 2,
+        // Only with a listener, which there is none of.
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
+    };
+    spec.flags().iter().flatten().fold(0, |flags, flag| flags | bit(flag))
+}
+
+#[cfg(test)]
+mod tests;

@@ -129,9 +129,10 @@ fn access_bits(text: &str) -> Result<i32> {
 
 /// Loads the program and puts it on a cgroup.
 pub(super) fn attach(program: &[u64], folder: &Path) -> Result<()> {
-    let loaded = load_device_program(program)
-        .context(|| "load the program that guards devices (bpf)")
-        .map_err(|error| error.hint("restricting devices on cgroup v2 needs CAP_BPF and a kernel with CONFIG_CGROUP_BPF"))?;
+    let loaded =
+        load_device_program(program).context(|| "load the program that guards devices (bpf)").map_err(|error| {
+            error.hint("restricting devices on cgroup v2 needs CAP_BPF and a kernel with CONFIG_CGROUP_BPF")
+        })?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let cgroup = rustix::fs::open(folder, flags, Mode::empty()).at("open the cgroup", folder)?;
     attach_device_program(cgroup.as_fd(), loaded.as_fd()).at("guard devices in the cgroup", folder)

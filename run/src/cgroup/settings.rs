@@ -237,13 +237,19 @@ pub(super) fn v2(group: Group, resources: &LinuxResources, own: &Path) -> Result
             add("memory.swap.max", v2_swap(memory.limit(), memory.swap())?);
             add("memory.low", memory.reservation().map(limit));
             if memory.disable_oom_killer() == Some(true) {
-                return Err(Error::new(Kind::Unsupported, "the OOM killer cannot be turned off: cgroup v2 has no switch")
-                    .hint("leave memory.disableOOMKiller out"));
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    "the OOM killer cannot be turned off: cgroup v2 has no switch",
+                )
+                .hint("leave memory.disableOOMKiller out"));
             }
         }
         (Group::Cpu, _, Some(cpu)) => {
             if cpu.realtime_period().is_some() || cpu.realtime_runtime().is_some() {
-                return Err(Error::new(Kind::Unsupported, "realtime time cannot be limited: cgroup v2 has no such file"));
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    "realtime time cannot be limited: cgroup v2 has no such file",
+                ));
             }
             add("cpu.weight", cpu.shares().and_then(weight_of_shares).map(|weight| weight.to_string()));
             if cpu.quota().is_some() || cpu.period().is_some() {

@@ -24,7 +24,11 @@ fn resources_as_files_of_both_versions() {
     };
     check(
         Group::Memory,
-        &["memory.limit_in_bytes=67108864", "memory.memsw.limit_in_bytes=134217728", "memory.soft_limit_in_bytes=1048576"],
+        &[
+            "memory.limit_in_bytes=67108864",
+            "memory.memsw.limit_in_bytes=134217728",
+            "memory.soft_limit_in_bytes=1048576",
+        ],
         &["memory.max=67108864", "memory.swap.max=67108864", "memory.low=1048576"],
     );
     check(
@@ -39,7 +43,9 @@ fn resources_as_files_of_both_versions() {
 
 #[test]
 fn shares_meet_weights_at_their_ends_and_defaults() {
-    for (shares, weight) in [(0, None), (2, Some(1)), (1024, Some(100)), (262_144, Some(10_000)), (1 << 40, Some(10_000))] {
+    for (shares, weight) in
+        [(0, None), (2, Some(1)), (1024, Some(100)), (262_144, Some(10_000)), (1 << 40, Some(10_000))]
+    {
         assert_eq!(settings::weight(shares), weight, "{shares} shares");
     }
 }
