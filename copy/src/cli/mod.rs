@@ -78,7 +78,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Copy an image (also without the word: `copy SOURCE DESTINATION`)
-    Copy(transfers::CopyArguments),
+    Copy(Box<transfers::CopyArguments>),
     /// Fetch an image into the store under its own name
     Pull(transfers::PullArguments),
     /// Show what an image is, as JSON

@@ -23,7 +23,7 @@ pub(super) struct CopyArguments {
     /// Where it goes
     destination: String,
     /// Copy all platforms (the default wherever the destination can hold them)
-    #[arg(long, short)]
+    #[arg(long, short, conflicts_with = "platform")]
     all: bool,
     /// What of an image for several platforms is copied
     #[arg(long, value_name = "system|all|index-only", conflicts_with_all = ["all", "platform"])]
@@ -166,39 +166,23 @@ impl CopyArguments {
 
     fn options(&self) -> Result<Options> {
         let both = self.access.options()?;
-        let pair = |user: &Option<String>, password: &Option<String>| {
-            user.as_ref().zip(password.as_ref()).map(|(user, password)| format!("{user}:{password}"))
+        let source = Flags {
+            creds: &self.src_creds,
+            pair: self.src_username.as_ref().zip(self.src_password.as_ref()),
+            token: &self.src_registry_token,
+            anonymous: self.src_no_creds,
+            tls_verify: self.src_tls_verify,
+            cert_dir: &self.src_cert_dir,
         };
-        let side = |creds: &Option<String>,
-                    pair: Option<String>,
-                    token: &Option<String>,
-                    anonymous,
-                    tls_verify: Option<bool>,
-                    cert_dir: &Option<PathBuf>| {
-            let own = credential(creds.as_deref().or(pair.as_deref()), token.as_deref())?;
-            Ok::<_, Error>(Side {
-                tls_verify: tls_verify.or(both.source.tls_verify),
-                credential: own.or_else(|| both.source.credential.clone()),
-                anonymous: anonymous || both.source.anonymous,
-                cert_dir: cert_dir.clone().or_else(|| both.source.cert_dir.clone()),
-            })
+        let destination = Flags {
+            creds: &self.dest_creds,
+            pair: self.dest_username.as_ref().zip(self.dest_password.as_ref()),
+            token: &self.dest_registry_token,
+            anonymous: self.dest_no_creds,
+            tls_verify: self.dest_tls_verify,
+            cert_dir: &self.dest_cert_dir,
         };
-        let source = side(
-            &self.src_creds,
-            pair(&self.src_username, &self.src_password),
-            &self.src_registry_token,
-            self.src_no_creds,
-            self.src_tls_verify,
-            &self.src_cert_dir,
-        )?;
-        let destination = side(
-            &self.dest_creds,
-            pair(&self.dest_username, &self.dest_password),
-            &self.dest_registry_token,
-            self.dest_no_creds,
-            self.dest_tls_verify,
-            &self.dest_cert_dir,
-        )?;
+        let (source, destination) = (source.side(&both.source)?, destination.side(&both.destination)?);
         let platforms = match (self.all, self.multi_arch.as_deref()) {
             (true, _) | (_, Some("all")) => Platforms::All,
             (_, Some("system")) => Platforms::Host,
@@ -209,9 +193,6 @@ impl CopyArguments {
             }
             (false, None) => self.platform.platforms(),
         };
-        if self.all && platforms != self.platform.platforms() && !self.platform.platform.is_empty() {
-            return Err(Error::new(Kind::Usage, "--all and --platform exclude each other"));
-        }
         let format = match self.format.as_deref() {
             None => None,
             Some("oci") => Some(Format::Oci),
@@ -262,6 +243,30 @@ impl CopyArguments {
             (compression, true) => Recompress::All(compression),
             (compression, false) => Recompress::Plain(compression),
         }))
+    }
+}
+
+/// The flags that are about one side only.
+struct Flags<'a> {
+    creds: &'a Option<String>,
+    pair: Option<(&'a String, &'a String)>,
+    token: &'a Option<String>,
+    anonymous: bool,
+    tls_verify: Option<bool>,
+    cert_dir: &'a Option<PathBuf>,
+}
+
+impl Flags<'_> {
+    /// What these flags do not say, those for both sides do.
+    fn side(&self, both: &Side) -> Result<Side> {
+        let pair = self.pair.map(|(user, password)| format!("{user}:{password}"));
+        let own = credential(self.creds.as_deref().or(pair.as_deref()), self.token.as_deref())?;
+        Ok(Side {
+            tls_verify: self.tls_verify.or(both.tls_verify),
+            credential: own.or_else(|| both.credential.clone()),
+            anonymous: self.anonymous || both.anonymous,
+            cert_dir: self.cert_dir.clone().or_else(|| both.cert_dir.clone()),
+        })
     }
 }
 

@@ -156,8 +156,9 @@ impl Authenticator {
             }
         };
         let said = if said.is_empty() { String::new() } else { format!(" ({said})") };
-        Error::new(Kind::Unauthorized, format!("{action}: registry `{}` answers 401{said}: {tried}", self.host))
-            .hint(format!("`copy login {}` keeps new ones; many registries answer so for what does not exist", self.host))
+        Error::new(Kind::Unauthorized, format!("{action}: registry `{}` answers 401{said}: {tried}", self.host)).hint(
+            format!("`copy login {}` keeps new ones; many registries answer so for what does not exist", self.host),
+        )
     }
 
     async fn credential(&self, scope: &Scope) -> Result<Option<Found>> {

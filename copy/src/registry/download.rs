@@ -15,8 +15,9 @@ use super::error::of_transport;
 use super::retry;
 use crate::stream::Chunks;
 
-/// Chunks that wait for a slow reader. A chunk is what one read of the socket gave, up to about 400 KiB.
-const AHEAD: usize = 4;
+/// Chunks that wait for a slow reader. A chunk is what one read of the socket gave, up to about 400 KiB: with six
+/// blobs at once this is most of the memory the program takes, and more of it has made nothing faster.
+const AHEAD: usize = 2;
 /// A connection that delivered this much counts as a working one: the number of allowed failures starts anew.
 const PROGRESS: u64 = 1 << 20;
 

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
-use layerfs::error::Result;
+use layerfs::error::{Kind, Result};
 use layerfs::oci::Descriptor;
 use tokio::sync::mpsc;
 
@@ -34,7 +34,7 @@ use upload::{Begun, Cut};
 /// A blob up to this size is read and checked as a whole before a single request carries it.
 const WHOLE_MAX: u64 = 256 << 10;
 /// Chunks that wait for a slow registry.
-const AHEAD: usize = 4;
+const AHEAD: usize = 1;
 
 /// How the registries of one side of a copy are spoken to.
 #[derive(Clone, Debug)]
@@ -193,7 +193,15 @@ impl Repository {
         let from = from.map(str::to_owned);
         let begun = self.reactor.wait({
             let (host, path) = (host.clone(), path.clone());
-            async move { upload::begin(&host, &path, digest, from.as_deref()).await }
+            async move {
+                match upload::begin(&host, &path, digest, from.as_deref()).await {
+                    // A registry that does not let us mount may well let us upload.
+                    Err(error) if from.is_some() && error.kind() != Kind::Unavailable => {
+                        upload::begin(&host, &path, digest, None).await
+                    }
+                    begun => begun,
+                }
+            }
         })?;
         let Begun::Session(session) = begun else { return Ok(Sent::Mounted) };
         let sent = match blob.size <= WHOLE_MAX {
@@ -206,7 +214,7 @@ impl Repository {
         match sent {
             Ok(()) => Ok(Sent::Bytes),
             Err(error) => {
-                if error.kind() != layerfs::error::Kind::NotFound {
+                if error.kind() != Kind::NotFound {
                     self.reactor.start_task(async move { upload::cancel(&host, &path, session).await });
                 }
                 Err(error)

@@ -55,7 +55,8 @@ pub(super) async fn exists(host: &Host, path: &str, blob: &Descriptor, scope: Sc
             let size = reply.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
             Ok(size.is_none_or(|size| size == blob.size))
         }
-        StatusCode::NOT_FOUND => Ok(false),
+        // Whatever else speaks against it shows when the blob is sent, in words: an answer to HEAD has none.
+        status if status.is_client_error() => Ok(false),
         _ => Err(host.failure(&call, reply).await),
     }
 }

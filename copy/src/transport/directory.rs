@@ -1,7 +1,7 @@
 //! `dir:`: skopeo's flat folder. The root is `manifest.json`, other documents are `HEX.manifest.json`, blobs `HEX`.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use layerfs::digest::Digest;
 use layerfs::error::{Context, Error, Kind, Result};
@@ -21,12 +21,12 @@ pub(crate) struct Directory {
 
 impl Directory {
     /// A folder to read.
-    pub(crate) fn open(dir: &PathBuf) -> Self {
-        Self { dir: dir.clone() }
+    pub(crate) fn open(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
     }
 
     /// A folder to write; made where it does not exist. One that holds something else is left alone.
-    pub(crate) fn create(dir: &PathBuf) -> Result<Self> {
+    pub(crate) fn create(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).at("create", dir)?;
         let version = dir.join("version");
         if !version.exists() {

@@ -111,7 +111,20 @@ impl Sink for RegistrySink {
             locators.push(root.digest.to_string());
         }
         for locator in locators {
-            if self.repository.head(&locator, Access::Push)?.is_none_or(|found| found.digest != root.digest) {
+            let found = match self.repository.head(&locator, Access::Push) {
+                Ok(found) => found,
+                // Several registries answer so for a repository that the first push makes.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        Kind::Unauthorized | Kind::Denied | Kind::Invalid | Kind::Unsupported
+                    ) =>
+                {
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            if found.is_none_or(|found| found.digest != root.digest) {
                 return Ok(false);
             }
         }
