@@ -13,15 +13,30 @@
 //! choose what happens on the host.
 
 pub mod cgroup;
+pub mod check;
+pub mod cli;
+pub mod exec;
+mod failure;
+pub mod command;
+pub mod follow;
+pub mod format;
+pub mod host;
 mod init;
 pub mod launch;
 pub mod log;
+pub mod monitor;
+pub mod network;
 pub mod options;
+pub mod prepare;
 pub mod profile;
+pub mod pull;
 pub mod relay;
 mod rootfs;
 pub mod seccomp;
+pub mod session;
 pub mod spec;
 pub mod state;
+pub mod step;
+pub mod sweep;
 pub mod terminal;
 pub mod time;

@@ -1,2 +1,5 @@
-//! x
-fn main() {}
+//! The `run` program.
+
+fn main() {
+    std::process::exit(run::cli::main(std::env::args_os()));
+}

@@ -44,6 +44,11 @@ impl Input {
     pub fn new(source: OwnedFd, target: OwnedFd, keys: Option<DetachKeys>) -> Self {
         Self { source: Some(source), target: Some(target), keys, pending: Vec::new() }
     }
+
+    /// No input comes, and its end neither.
+    pub fn held(target: OwnedFd) -> Self {
+        Self { source: None, target: Some(target), keys: None, pending: Vec::new() }
+    }
 }
 
 /// All streams of one container.
@@ -55,10 +60,17 @@ pub struct Relay {
     pub input: Option<Input>,
     /// Where outputs are kept.
     pub log: Option<Writer>,
+    /// The master side of the container's terminal, for its size.
+    pub terminal: Option<OwnedFd>,
     detached: bool,
 }
 
 impl Relay {
+    /// Nothing to carry yet, and a log, if any.
+    pub fn new(log: Option<Writer>) -> Self {
+        Self { log, ..Self::default() }
+    }
+
     /// What to poll for, in the order [`Relay::advance`] takes the results.
     pub fn interests(&self) -> Vec<PollFd<'_>> {
         let mut list = Vec::new();

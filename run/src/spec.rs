@@ -185,7 +185,7 @@ pub fn for_container(config: &ImageConfig, options: &RunOptions, host: &HostFact
         .set_namespaces(Some(namespaces(options, &place.network)))
         .set_sysctl(Some(sysctls(options, place)?.into_iter().collect()))
         .set_devices(Some(if host.rootless { Vec::new() } else { devices(host)? }))
-        .set_cgroups_path(Some(PathBuf::from(format!("/layerfs/{}", place.id))))
+        .set_cgroups_path(Some(PathBuf::from(format!("layerfs-{}", place.id))))
         .set_masked_paths(Some(masked))
         .set_readonly_paths(Some(readonly))
         .set_seccomp(seccomp(options, host, &bounding)?);
@@ -287,7 +287,14 @@ fn arguments(config: &ImageConfig, options: &RunOptions) -> Result<Vec<String>> 
 }
 
 fn workdir(config: &ImageConfig, options: &RunOptions) -> Result<String> {
-    let workdir = options.process.workdir.as_deref().or_else(|| config.text("WorkingDir")).unwrap_or("/");
+    checked_workdir(options.process.workdir.as_deref().or_else(|| config.text("WorkingDir")).unwrap_or("/"))
+}
+
+/// A working folder without `.` and `..`.
+///
+/// # Errors
+/// It is not absolute, or a process's view of its files.
+pub(crate) fn checked_workdir(workdir: &str) -> Result<String> {
     if !workdir.starts_with('/') || workdir.contains('\0') {
         let message = format!("working folder `{}` is not an absolute path", workdir.escape_debug());
         return Err(Error::new(Kind::Usage, message));
@@ -361,6 +368,19 @@ fn capabilities(options: &RunOptions) -> Result<Capabilities> {
     let isolation = &options.isolation;
     let base: &[Capability] = if isolation.privileged { &caps::ALL } else { &caps::DEFAULT };
     caps::merge(base, &isolation.cap_add, &isolation.cap_drop)
+}
+
+/// The capabilities of a further process of user `uid` in a container.
+pub(crate) fn capabilities_of(options: &RunOptions, privileged: bool, uid: u32) -> Result<LinuxCapabilities> {
+    match privileged {
+        true => Ok(root_capabilities(&caps::ALL.into_iter().collect())),
+        false => process_capabilities(options, &capabilities(options)?, uid),
+    }
+}
+
+/// The filter of a further process in a container.
+pub(crate) fn seccomp_of(options: &RunOptions, host: &HostFacts) -> Result<Option<oci_spec::runtime::LinuxSeccomp>> {
+    seccomp(options, host, &capabilities(options)?)
 }
 
 fn root_capabilities(set: &Capabilities) -> LinuxCapabilities {
@@ -490,7 +510,9 @@ fn sysctls(options: &RunOptions, place: &Place) -> Result<Vec<(String, String)>>
 
 fn resources(asked: &ResourceOptions, host: &HostFacts) -> Result<LinuxResources> {
     let mut resources = LinuxResourcesBuilder::default().build().map_err(unbuildable)?;
-    resources.set_devices(Some(vec![deny_all_devices()?]));
+    let mut devices = vec![deny_all_devices()?];
+    devices.extend(default_device_rules());
+    resources.set_devices(Some(devices));
     if asked.memory.is_some() || asked.memory_swap.is_some() {
         let limit = asked.memory.filter(|bytes| *bytes != 0).map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
         // Twice the memory, as docker and podman have it: a limit on memory alone would only move pages to swap.
@@ -527,29 +549,56 @@ fn unbuildable(error: oci_spec::OciSpecError) -> Error {
     Error::new(Kind::Invalid, "runtime specification cannot be written").because(error)
 }
 
+/// One rule; `None` for a number stands for any.
+fn rule(allow: bool, kind: LinuxDeviceType, numbers: (Option<i64>, Option<i64>), access: &str) -> LinuxDeviceCgroup {
+    let mut rule = LinuxDeviceCgroup::default();
+    rule.set_allow(allow).set_typ(Some(kind)).set_major(numbers.0).set_minor(numbers.1);
+    rule.set_access(Some(access.to_owned()));
+    rule
+}
+
 fn deny_all_devices() -> Result<LinuxDeviceCgroup> {
     LinuxDeviceCgroupBuilder::default().allow(false).access("rwm".to_owned()).build().map_err(unbuildable)
+}
+
+/// What every OCI runtime lets a container use beside the rules of its `Spec`: any node may be made, and those that the
+/// launcher makes in `/dev` may be opened (runc's `specconv.AllowedDevices`).
+pub fn default_device_rules() -> Vec<LinuxDeviceCgroup> {
+    const NODES: [(i64, Option<i64>); 8] = [
+        (1, Some(3)), // null
+        (1, Some(5)), // zero
+        (1, Some(7)), // full
+        (1, Some(8)), // random
+        (1, Some(9)), // urandom
+        (5, Some(0)), // tty
+        (5, Some(2)), // ptmx
+        (136, None),  // pts
+    ];
+    let mut rules = Vec::with_capacity(NODES.len() + 2);
+    for kind in [LinuxDeviceType::C, LinuxDeviceType::B] {
+        rules.push(rule(true, kind, (None, None), "m"));
+    }
+    for (major, minor) in NODES {
+        rules.push(rule(true, LinuxDeviceType::C, (Some(major), minor), "rwm"));
+    }
+    rules
 }
 
 fn device_type(node: &DeviceNode) -> LinuxDeviceType {
     if node.block { LinuxDeviceType::B } else { LinuxDeviceType::C }
 }
 
-/// Everything is denied, then what the container gets is allowed; the nodes every container has are the launcher's.
+/// Everything is denied, then what the container gets is allowed.
 fn device_rules(options: &RunOptions, host: &HostFacts) -> Result<Vec<LinuxDeviceCgroup>> {
     let all = |allow| LinuxDeviceCgroupBuilder::default().allow(allow).access("rwm".to_owned()).build();
     if options.isolation.privileged {
         return Ok(vec![all(true).map_err(unbuildable)?]);
     }
     let mut rules = vec![deny_all_devices()?];
+    rules.extend(default_device_rules());
     for node in &host.devices {
-        let rule = LinuxDeviceCgroupBuilder::default()
-            .allow(true)
-            .typ(device_type(node))
-            .major(i64::from(node.major))
-            .minor(i64::from(node.minor))
-            .access(node.access.clone());
-        rules.push(rule.build().map_err(unbuildable)?);
+        let numbers = (Some(i64::from(node.major)), Some(i64::from(node.minor)));
+        rules.push(rule(true, device_type(node), numbers, &node.access));
     }
     Ok(rules)
 }

@@ -22,11 +22,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
-use layerfs::store::Store;
 use layerfs::store::format::Roots;
+use oci_spec::runtime::Process;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Cgroup;
 use crate::options::{Removal, RunOptions};
 use crate::spec::short_id;
 use crate::time;
@@ -48,8 +49,8 @@ pub struct Record {
     pub image: String,
     /// The image's id.
     pub image_id: String,
-    /// The words of the process.
-    pub command: Vec<String>,
+    /// What runs: words, environment, identity. `exec` goes by it.
+    pub process: Process,
     /// Nanoseconds since 1970.
     pub created: i64,
     /// The signal that asks it to stop: the user's, else the image's, else `SIGTERM`.
@@ -68,8 +69,8 @@ pub struct Status {
     pub process: ProcessId,
     /// Nanoseconds since 1970.
     pub started: i64,
-    /// Its control groups, for whoever clears up.
-    pub cgroups: Vec<PathBuf>,
+    /// Its control group, for whoever clears up.
+    pub cgroup: Cgroup,
     /// A helper that serves its network.
     pub helper: Option<ProcessId>,
     /// How it ended.
@@ -113,6 +114,15 @@ impl Phase {
     }
 }
 
+/// What a killed process left of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It was half-made, or was to go with its process.
+    ToRemove,
+    /// It ended, and nobody recorded how.
+    Unseen,
+}
+
 /// All containers of a store.
 #[derive(Clone, Debug)]
 pub struct Containers {
@@ -138,22 +148,29 @@ pub struct Owner {
 }
 
 impl Containers {
-    /// Those of `store`.
-    pub fn of(store: &Store) -> Self {
-        Self { dir: store.containers_dir() }
+    /// Those of the store in `root`, which need not be opened for it.
+    pub fn below(root: &Path) -> Self {
+        Self { dir: root.join("containers") }
     }
 
-    /// Makes the folder of a new container and holds it. `write_record` is given the id and its own name for it.
+    /// Makes the folder of a new container and holds it. `fill` is given the id, and the name: its own, or one made up.
+    /// Somebody's own name is recorded at once; else the caller writes the record when it is complete.
     ///
     /// # Errors
     /// The name is taken, or the store cannot be written.
-    pub fn create(&self, name: Option<&str>, fill: impl FnOnce(&str, String) -> Result<Record>) -> Result<(Owner, Container)> {
+    pub fn create(
+        &self,
+        name: Option<&str>,
+        fill: impl FnOnce(&str, String) -> Result<Record>,
+    ) -> Result<(Owner, Container)> {
         // Names are checked and taken under one lock; a container nobody named needs none, because its id names it.
         let _names = match name {
             Some(name) => {
                 check_name(name)?;
                 let all = lock(&self.dir, FlockOperation::LockExclusive)?;
-                if let Some(other) = self.list()?.into_iter().find(|other| other.record.name == name && !other.is_leftover()) {
+                if let Some(other) =
+                    self.list()?.into_iter().find(|other| other.record.name == name && !other.is_leftover())
+                {
                     let id = short_id(&other.record.id).to_owned();
                     return Err(Error::new(Kind::Conflict, format!("name `{name}` is in use by container {id}"))
                         .hint(format!("remove that one with `run rm {name}`, or choose another name")));
@@ -175,7 +192,10 @@ impl Containers {
             }
         };
         let record = fill(&id, name.map_or_else(|| names::of(&id), str::to_owned))?;
-        owner.write("config.json", &record)?;
+        // A name is taken once it can be read; anything else can wait until the record is complete.
+        if name.is_some() {
+            owner.write_record(&record)?;
+        }
         let container = Container { dir: owner.dir.clone(), record, status: None };
         Ok((owner, container))
     }
@@ -186,7 +206,12 @@ impl Containers {
     /// The folder cannot be read.
     pub fn list(&self) -> Result<Vec<Container>> {
         let mut all = Vec::new();
-        for entry in fs::read_dir(&self.dir).at("read", &self.dir)? {
+        let entries = match fs::read_dir(&self.dir) {
+            // A store that nobody has used yet.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(all),
+            other => other.at("read", &self.dir)?,
+        };
+        for entry in entries {
             let path = entry.at("read", &self.dir)?.path();
             if is_id(&path)
                 && let Some(container) = Container::read(&path)?
@@ -204,8 +229,7 @@ impl Containers {
     /// `NotFound`, or `Conflict` where the beginning fits several.
     pub fn find(&self, text: &str) -> Result<Container> {
         let missing = || {
-            Error::new(Kind::NotFound, format!("no container `{}`", text.escape_debug()))
-                .hint("`run ps -a` lists them")
+            Error::new(Kind::NotFound, format!("no container `{}`", text.escape_debug())).hint("`run ps -a` lists them")
         };
         let path = self.dir.join(text);
         if is_id(&path)
@@ -220,17 +244,20 @@ impl Containers {
         let mut fitting = all.into_iter().filter(|container| !text.is_empty() && container.record.id.starts_with(text));
         match (fitting.next(), fitting.next()) {
             (Some(one), None) => Ok(one),
-            (Some(_), Some(_)) => Err(Error::new(Kind::Conflict, format!("`{text}` begins the ids of several containers"))),
+            (Some(_), Some(_)) => {
+                Err(Error::new(Kind::Conflict, format!("`{text}` begins the ids of several containers")))
+            }
             (None, _) => Err(missing()),
         }
     }
 
-    /// Clears up after processes that were killed: half-made folders, and containers that were to go with their process.
-    /// `remove` is given each with its lock held. Goes on over what cannot be removed.
+    /// Finds what processes left that were killed, each with its lock held: half-made folders and containers that were
+    /// to go with their process, which are [`Left::ToRemove`]; containers whose end nobody saw, which are
+    /// [`Left::Unseen`]. Goes on over what `clear` cannot do.
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub fn sweep(&self, remove: impl Fn(&Container, Owner) -> Result<()>) -> Result<()> {
+    pub fn sweep(&self, clear: impl Fn(Left, &Container, Owner) -> Result<()>) -> Result<()> {
         for entry in fs::read_dir(&self.dir).at("read", &self.dir)? {
             let path = entry.at("read", &self.dir)?.path();
             if !is_id(&path) {
@@ -239,12 +266,12 @@ impl Containers {
             // A held lock is the common case, and costs two system calls.
             let Ok(Some(owner)) = Owner::try_take(&path) else { continue };
             let Ok(found) = Container::read(&path) else { continue };
-            let container = match found {
-                None => Container { dir: path.clone(), record: Record::default(), status: None },
-                Some(container) if container.is_leftover_unowned() => container,
-                Some(_) => continue,
+            let _ = match found {
+                None => clear(Left::ToRemove, &Container { dir: path, record: Record::default(), status: None }, owner),
+                Some(container) if container.is_leftover_unowned() => clear(Left::ToRemove, &container, owner),
+                Some(container) if container.ended_unseen() => clear(Left::Unseen, &container, owner),
+                Some(_) => Ok(()),
             };
-            let _ = remove(&container, owner);
         }
         Ok(())
     }
@@ -299,9 +326,34 @@ impl Container {
         self.record.options.remove == Removal::OnExit && over
     }
 
+    fn ended_unseen(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.finished.is_none() && !status.process.is_alive())
+    }
+
+    /// Waits until nobody watches it: then its end is recorded, or it is gone.
+    ///
+    /// # Errors
+    /// The folder cannot be locked.
+    pub fn wait_unowned(&self) -> Result<()> {
+        match lock(&self.dir, FlockOperation::LockShared) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
     /// The log, whether or not it exists.
     pub fn log_path(&self) -> PathBuf {
         self.dir.join("log")
+    }
+
+    /// The file that a container which goes with its process leaves to those who wait for it.
+    pub fn exit_path(&self) -> PathBuf {
+        self.dir.join("exit")
+    }
+
+    /// The words of the process.
+    pub fn command(&self) -> &[String] {
+        self.record.process.args().as_deref().unwrap_or_default()
     }
 
     /// The pidfd of the first process, where it still lives.
@@ -310,9 +362,7 @@ impl Container {
     /// `NotFound` where it does not run.
     pub fn open_process(&self) -> Result<OwnedFd> {
         let alive = self.status.as_ref().and_then(|status| status.process.open());
-        alive.ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("container `{}` is not running", self.record.name))
-        })
+        alive.ok_or_else(|| Error::new(Kind::NotFound, format!("container `{}` is not running", self.record.name)))
     }
 }
 
@@ -340,6 +390,14 @@ impl Owner {
         &self.dir
     }
 
+    /// Replaces the record, before anything runs.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn write_record(&self, record: &Record) -> Result<()> {
+        self.write("config.json", record)
+    }
+
     /// Replaces the status.
     ///
     /// # Errors
@@ -354,7 +412,9 @@ impl Owner {
     /// The folder cannot be written.
     pub fn forget_status(&self) -> Result<()> {
         match fs::remove_file(self.dir.join("state.json")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).at("remove", self.dir.join("state.json")),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).at("remove", self.dir.join("state.json"))
+            }
             _ => Ok(()),
         }
     }

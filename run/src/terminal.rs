@@ -69,6 +69,11 @@ impl DetachKeys {
     /// Ctrl-P, Ctrl-Q.
     pub const DEFAULT: &'static str = "ctrl-p,ctrl-q";
 
+    /// Nothing lets go.
+    pub fn none() -> Self {
+        Self { keys: Vec::new(), typed: 0 }
+    }
+
     /// A list of single characters and `ctrl-X`, between commas; empty for none.
     ///
     /// # Errors

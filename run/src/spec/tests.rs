@@ -45,6 +45,11 @@ fn a_whole_container() {
     let place = Place { files: vec![("/c/hosts".into(), "/etc/hosts".into())], ..place() };
     let mut spec = document(&config, &RunOptions::default(), &host(), &place).expect("valid");
     let seccomp = spec["linux"]["seccomp"].take();
+    let rules = spec["linux"]["resources"]["devices"].as_array_mut().map(|rules| rules.split_off(1));
+    assert_eq!(
+        rules.map(|rules| (rules.len(), rules[2].clone())),
+        Some((10, json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"})))
+    );
     assert_eq!(seccomp["defaultAction"], "SCMP_ACT_ERRNO");
     let caps = [
         "CHOWN",
@@ -91,7 +96,7 @@ fn a_whole_container() {
                 {"destination": "/etc/hosts", "type": "bind", "source": "/c/hosts", "options": ["bind", "rprivate"]},
             ],
             "linux": {
-                "cgroupsPath": format!("/layerfs/{}", place.id),
+                "cgroupsPath": format!("layerfs-{}", place.id),
                 "devices": [],
                 "sysctl": {"net.ipv4.ping_group_range": "0 0"},
                 "resources": {"devices": [{"allow": false, "access": "rwm"}], "pids": {"limit": 2048}},

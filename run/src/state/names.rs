@@ -2,15 +2,15 @@
 //! in use is needed.
 
 const ADJECTIVES: [&str; 32] = [
-    "amber", "bold", "brave", "bright", "calm", "clever", "cosmic", "daring", "eager", "early", "fair", "fleet", "gentle",
-    "golden", "happy", "jolly", "keen", "kind", "lively", "lucid", "mellow", "merry", "nimble", "noble", "patient", "proud",
-    "quick", "quiet", "silent", "sunny", "swift", "wise",
+    "amber", "bold", "brave", "bright", "calm", "clever", "cosmic", "daring", "eager", "early", "fair", "fleet",
+    "gentle", "golden", "happy", "jolly", "keen", "kind", "lively", "lucid", "mellow", "merry", "nimble", "noble",
+    "patient", "proud", "quick", "quiet", "silent", "sunny", "swift", "wise",
 ];
 
 const NOUNS: [&str; 32] = [
-    "badger", "beaver", "bison", "crane", "dolphin", "eagle", "falcon", "ferret", "finch", "fox", "gecko", "heron", "ibis",
-    "jackal", "koala", "lark", "lemur", "lynx", "marten", "moose", "newt", "otter", "owl", "panda", "puffin", "raven",
-    "robin", "seal", "sparrow", "stork", "tapir", "wren",
+    "badger", "beaver", "bison", "crane", "dolphin", "eagle", "falcon", "ferret", "finch", "fox", "gecko", "heron",
+    "ibis", "jackal", "koala", "lark", "lemur", "lynx", "marten", "moose", "newt", "otter", "owl", "panda", "puffin",
+    "raven", "robin", "seal", "sparrow", "stork", "tapir", "wren",
 ];
 
 /// The name of the container `id`.

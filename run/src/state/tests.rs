@@ -7,10 +7,12 @@ fn containers() -> (tempfile::TempDir, Containers) {
 }
 
 fn make(containers: &Containers, name: Option<&str>, remove: Removal) -> Result<(Owner, Container)> {
-    containers.create(name, |id, name| {
+    let (owner, container) = containers.create(name, |id, name| {
         let options = RunOptions { remove, ..RunOptions::default() };
         Ok(Record { id: id.to_owned(), name, options, created: now(), ..Record::default() })
-    })
+    })?;
+    owner.write_record(&container.record)?;
+    Ok((owner, container))
 }
 
 #[test]
@@ -41,7 +43,7 @@ fn a_sweep_takes_what_was_half_made_or_left_over_only() {
     drop((free, left));
     let half = root.path().join("ab".repeat(32));
     fs::create_dir(&half).expect("made");
-    all.sweep(|_, owner| owner.remove()).expect("swept");
+    all.sweep(|_, _, owner| owner.remove()).expect("swept");
     let rest: Vec<bool> = [held.dir(), &kept.dir, &leftover.dir, &half].map(Path::exists).to_vec();
     assert_eq!(rest, [true, true, false, false]);
 }

@@ -1,0 +1,363 @@
+//! From an image and options to everything a launch needs: the container's folder, its mounts, its specification.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use layerfs::archive::Limits;
+use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::layer::{self, Lowers, MergedView};
+use layerfs::mount::{MountPlan, Upper};
+use layerfs::oci::{Descriptor, ImageConfig, Platform};
+use layerfs::store::format::Roots;
+use layerfs::store::{Image, Store};
+use layerfs::sys::process::{CloneOptions, clone_child};
+use layerfs::userns::{self, Entered};
+use oci_spec::runtime::Spec;
+
+use crate::cgroup;
+use crate::options::{MountRequest, Removal, RunOptions};
+use crate::spec::user::{self, User};
+use crate::spec::{self, Place};
+use crate::state::{Container, Containers, Owner, Record, now};
+use crate::{host, network, options, terminal};
+
+/// `SIGTERM`
+const DEFAULT_STOP_SIGNAL: i32 = 15;
+
+/// Who runs `run`, and on what.
+#[derive(Debug)]
+pub struct Caller {
+    /// The namespace this process is in.
+    pub entered: Entered,
+    /// The store.
+    pub store: Store,
+    /// Its containers.
+    pub containers: Containers,
+}
+
+/// A container that is ready to be launched.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The right to change it.
+    pub owner: Owner,
+    /// What was recorded of it.
+    pub container: Container,
+    /// What it is.
+    pub spec: Spec,
+    /// Its root.
+    pub rootfs: MountPlan,
+    /// Its control group.
+    pub cgroup: cgroup::Plan,
+    /// Its network.
+    pub network: network::Plan,
+}
+
+impl Caller {
+    /// Makes this process what an unprivileged or privileged user needs, and opens the store.
+    ///
+    /// # Errors
+    /// User namespaces cannot be had, or the store cannot be opened.
+    pub fn enter(store: Option<&Path>, warn: impl FnOnce(&str)) -> Result<Self> {
+        // Told before entering: inside, everybody is root.
+        let root = store_root(store)?;
+        let entered = userns::enter()?;
+        if let Some(line) = &entered.single_id {
+            warn(line);
+        }
+        let store = Store::open(&root)?;
+        let containers = Containers::below(store.root());
+        Ok(Self { entered, store, containers })
+    }
+}
+
+/// Where the store lies, as the user says or by default.
+///
+/// # Errors
+/// There is no place for it.
+pub fn store_root(store: Option<&Path>) -> Result<PathBuf> {
+    let uid = rustix::process::geteuid();
+    let default = || Store::default_root((!uid.is_root()).then_some(uid.as_raw()), |name| std::env::var_os(name));
+    store.map_or_else(default, |path| std::path::absolute(path).at("find", path))
+}
+
+/// Makes a new container of an image in the store.
+///
+/// # Errors
+/// The options do not fit the image or this machine, or the store cannot be written. Nothing is left then.
+pub fn new(
+    caller: &Caller,
+    image_name: &str,
+    descriptor: &Descriptor,
+    platform: &Platform,
+    options: RunOptions,
+) -> Result<Prepared> {
+    let image = caller.store.image(descriptor, platform)?;
+    let lowers = unpacked(&caller.store, &image)?;
+    let (owner, container) = caller.containers.create(options.name.clone().as_deref(), |id, name| {
+        Ok(Record {
+            id: id.to_owned(),
+            name,
+            image: image_name.to_owned(),
+            image_id: image.id().to_string(),
+            created: now(),
+            stop_signal: stop_signal(&image.config, &options)?,
+            roots: Roots {
+                images: vec![image.manifest_descriptor.clone()],
+                chains: vec![image.diff_ids.clone()],
+                ..Roots::default()
+            },
+            options,
+            ..Record::default()
+        })
+    })?;
+    let dir = owner.dir().to_owned();
+    match complete(caller, &image, &lowers, owner, container) {
+        Ok(prepared) => Ok(prepared),
+        Err(error) => {
+            // Its lock went with the owner; nobody else can want a container that was never announced.
+            if let Ok(Some(owner)) = Owner::try_take(&dir) {
+                let _ = owner.remove();
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Makes an existing container ready again.
+///
+/// # Errors
+/// Its image is gone, or no longer fits this machine.
+pub fn again(caller: &Caller, owner: Owner, container: Container) -> Result<Prepared> {
+    let missing = || Error::new(Kind::Invalid, format!("container `{}` names no image", container.record.name));
+    let descriptor = container.record.roots.images.first().ok_or_else(missing)?;
+    let image = caller.store.image(descriptor, &Platform::host())?;
+    let lowers = unpacked(&caller.store, &image)?;
+    complete(caller, &image, &lowers, owner, container)
+}
+
+fn complete(
+    caller: &Caller,
+    image: &Image,
+    lowers: &Lowers,
+    owner: Owner,
+    mut container: Container,
+) -> Result<Prepared> {
+    let options = container.record.options.clone();
+    let view = MergedView::new(&lowers.dirs);
+    let network = network::plan(&options.network, &caller.containers)?;
+    let facts = host::facts(&caller.entered, &options)?;
+    check_sources(&options)?;
+    let mut place = Place {
+        id: container.record.id.clone(),
+        user: user_of(image, &options, &view)?,
+        network: network.namespace.clone(),
+        files: Vec::new(),
+        init: options.process.init.then(host::init_program).transpose()?,
+        terminal_size: terminal::size(),
+    };
+    let hostname = spec::hostname(&options, &facts, &place)?.unwrap_or_else(|| facts.hostname.clone());
+    let files = network::Files::from_host(&options.network, &network, &hostname, &container.record.name)?;
+    place.files = files.write(owner.dir())?;
+    let mut spec = spec::for_container(&image.config, &options, &facts, &place)?;
+    let cgroup = control_group(&mut spec, &options)?;
+    let rootfs = root(&owner, lowers, options.remove)?;
+    let mut folders: Vec<PathBuf> = options.storage.mounts.iter().filter_map(folder_of).collect();
+    folders.extend(image_folders(&image.config, &options));
+    make_folders(&view, &rootfs, &folders)?;
+    container.record.process = spec.process().clone().unwrap_or_default();
+    owner.write_record(&container.record)?;
+    Ok(Prepared { owner, container, spec, rootfs, cgroup, network })
+}
+
+fn stop_signal(config: &ImageConfig, options: &RunOptions) -> Result<i32> {
+    match (options.stop.signal, config.text("StopSignal")) {
+        (Some(signal), _) => Ok(signal),
+        (None, Some(text)) => options::signal(text).context(|| "read the image's StopSignal"),
+        (None, None) => Ok(DEFAULT_STOP_SIGNAL),
+    }
+}
+
+fn user_of(image: &Image, options: &RunOptions, view: &MergedView) -> Result<User> {
+    let text = options.process.user.as_deref().or_else(|| image.config.text("User")).unwrap_or_default();
+    // A file that cannot be read as one is like none, unless a name needs it.
+    let read = |path: &str| view.read(path, user::FILE_MAX).map(Option::unwrap_or_default);
+    user::resolve(text, &read("/etc/passwd")?, &read("/etc/group")?, &options.process.groups)
+}
+
+/// podman's rule for `-v`: a source must exist.
+fn check_sources(options: &RunOptions) -> Result<()> {
+    for request in &options.storage.mounts {
+        if let MountRequest::Bind { source, .. } = request {
+            fs::metadata(source).at("open volume", source)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the container's processes are counted and limited. The process limit that nobody asked for is left out where
+/// it cannot be had.
+fn control_group(spec: &mut Spec, options: &RunOptions) -> Result<cgroup::Plan> {
+    let Some(linux) = spec.linux_mut() else { return Ok(cgroup::Plan::none()) };
+    let name = linux.cgroups_path().clone().unwrap_or_default();
+    let planned = cgroup::plan(linux.resources().as_ref(), &name);
+    match planned {
+        Err(error) if error.kind() == Kind::Unsupported && options.resources.pids.is_none() => {
+            if let Some(resources) = linux.resources_mut() {
+                resources.set_pids(None);
+            }
+            // What is refused now was asked for; what was refused before may have been, and is told here too.
+            cgroup::plan(linux.resources().as_ref(), &name)
+        }
+        planned => planned,
+    }
+}
+
+fn root(owner: &Owner, lowers: &Lowers, remove: Removal) -> Result<MountPlan> {
+    let (upper, work) = (owner.dir().join("upper"), owner.dir().join("work"));
+    let made = fs::create_dir(&upper);
+    if made.is_ok() {
+        // The topmost folder's metadata is what `/` has.
+        let own = MergedView::new(&lowers.dirs).lookup("/")?;
+        let (mode, uid, gid) =
+            own.map_or((0o755, 0, 0), |root| (root.metadata.mode() & 0o7777, root.metadata.uid(), root.metadata.gid()));
+        set_like(&upper, mode, uid, gid)?;
+    } else if let Err(error) = made
+        && error.kind() != std::io::ErrorKind::AlreadyExists
+    {
+        return Err(error).at("create", &upper);
+    }
+    // What an unclean end left in it would make the kernel refuse the mount.
+    if let Err(error) = fs::remove_dir_all(&work)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error).at("remove", &work);
+    }
+    fs::create_dir(&work).at("create", &work)?;
+    let volatile = remove == Removal::OnExit;
+    Ok(MountPlan { lowers: lowers.dirs.clone(), upper: Some(Upper { dir: upper, work }), volatile })
+}
+
+fn set_like(path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
+    if (uid, gid) != (0, 0) {
+        std::os::unix::fs::chown(path, Some(uid), Some(gid)).at("chown", path)?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).at("chmod", path)
+}
+
+fn folder_of(request: &MountRequest) -> Option<PathBuf> {
+    match request {
+        MountRequest::Folder { destination } => Some(destination.clone()),
+        _ => None,
+    }
+}
+
+/// Folders that the image speaks of and need not hold: its working folder and its volumes.
+fn image_folders(config: &ImageConfig, options: &RunOptions) -> Vec<PathBuf> {
+    let volumes = config.settings().and_then(|settings| settings.get("Volumes")).and_then(|v| v.as_object());
+    let volumes = volumes.into_iter().flat_map(|volumes| volumes.keys().map(String::as_str));
+    let workdir = config.text("WorkingDir").filter(|_| options.process.workdir.is_none());
+    volumes.chain(workdir).filter(|path| path.starts_with('/')).map(|path| options::normal(Path::new(path))).collect()
+}
+
+/// Makes folders in the upper layer that the image does not have. Those on the way are copied up: the same mode and
+/// owner, and no mark of opacity, so that what lies in them below still shows.
+fn make_folders(view: &MergedView, rootfs: &MountPlan, folders: &[PathBuf]) -> Result<()> {
+    let Some(upper) = &rootfs.upper else { return Ok(()) };
+    'folders: for folder in folders {
+        if view.resolve(folder)?.is_some() {
+            continue;
+        }
+        // As far as the image goes, by its own symlinks; from there on the rest is new.
+        let mut known = PathBuf::from("/");
+        for component in folder.components() {
+            let Component::Normal(name) = component else { continue };
+            let next = known.join(name);
+            match view.resolve(&next)? {
+                Some(entry) if entry.metadata.is_dir() => {
+                    known = Path::new("/").join(&entry.path);
+                    copy_up(view, &upper.dir, &known)?;
+                }
+                // Something else is in the way; the mount or the program will say so.
+                Some(_) => continue 'folders,
+                None => {
+                    make_folder(&upper.dir.join(known.strip_prefix("/").unwrap_or(&known)).join(name), 0o755, 0, 0)?;
+                    known = next;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn copy_up(view: &MergedView, upper: &Path, folder: &Path) -> Result<()> {
+    let mut path = PathBuf::from("/");
+    for component in folder.components() {
+        let Component::Normal(name) = component else { continue };
+        path.push(name);
+        let Some(entry) = view.lookup(&path)? else { return Ok(()) };
+        let (mode, uid, gid) = (entry.metadata.mode() & 0o7777, entry.metadata.uid(), entry.metadata.gid());
+        make_folder(&upper.join(path.strip_prefix("/").unwrap_or(&path)), mode, uid, gid)?;
+    }
+    Ok(())
+}
+
+fn make_folder(path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
+    match fs::create_dir(path) {
+        Ok(()) => set_like(path, mode, uid, gid),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error).at("create", path),
+    }
+}
+
+/// The image's layers, unpacked. What is missing is unpacked by a child: that takes threads, and the process that
+/// clones a container must never have had any.
+fn unpacked(store: &Store, image: &Image) -> Result<Lowers> {
+    let mut complete = true;
+    for diff_id in &image.diff_ids {
+        complete &= store.has_layer(*diff_id)?;
+    }
+    if !complete {
+        in_child(|| layer::unpack_image(store, image, &Limits::default()).map(drop))?;
+    }
+    layer::unpack_image(store, image, &Limits::default())
+}
+
+/// Runs `work` in a copy of this process and hands back its error.
+fn in_child(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context(|| "make a pipe")?;
+    let child = clone_child(&CloneOptions::default(), || match work() {
+        Ok(()) => 0,
+        Err(error) => {
+            let _ = rustix::io::write(&writer, &crate::failure::to_bytes(&error));
+            1
+        }
+    });
+    let child = child.context(|| "start a process that unpacks")?;
+    drop(writer);
+    let said = read_all(&reader)?;
+    let status = rustix::process::waitid(
+        rustix::process::WaitId::PidFd(child.pidfd.as_fd()),
+        rustix::process::WaitIdOptions::EXITED,
+    );
+    let status = status.context(|| "wait for the process that unpacks")?.and_then(|status| status.exit_status());
+    match (status, crate::failure::from_bytes(&said)) {
+        (Some(0), _) => Ok(()),
+        (_, Some(error)) => Err(error),
+        _ => Err(Error::new(Kind::System, "the process that unpacks the image died")),
+    }
+}
+
+fn read_all(pipe: &OwnedFd) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0u8; 4096];
+    loop {
+        match rustix::io::read(pipe, &mut buffer) {
+            Ok(0) => return Ok(bytes),
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context(|| "read from a child"),
+        }
+    }
+}

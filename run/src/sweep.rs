@@ -1,0 +1,44 @@
+//! What is left of containers whose watcher was killed: processes, control groups, helpers, folders.
+
+use std::os::fd::AsFd;
+
+use layerfs::error::Result;
+use layerfs::sys::signals::send;
+
+use crate::cgroup::Cgroup;
+use crate::state::{Container, Containers, Left, Owner, Status};
+
+/// `SIGKILL`
+const KILL: i32 = 9;
+
+/// Clears up after every container of the store that nobody watches any more. What cannot be cleared up now is left to
+/// the next sweep: it must not keep a container from being started.
+pub fn all(containers: &Containers) {
+    let _ = containers.sweep(|left, container, owner| match (left, &container.status) {
+        (Left::Unseen, Some(status)) => {
+            after(container);
+            // Nothing more is left to be cleared up; how it ended stays unknown.
+            let cleared = Status { cgroup: Cgroup::none(), helper: None, ..status.clone() };
+            if cleared == *status { Ok(()) } else { owner.write_status(&cleared) }
+        }
+        _ => remove(container, owner),
+    });
+}
+
+/// Removes a container that has ended, and all that is left of it.
+///
+/// # Errors
+/// Something in its folder cannot be removed.
+pub fn remove(container: &Container, owner: Owner) -> Result<()> {
+    after(container);
+    owner.remove()
+}
+
+/// Ends what a container's watcher would have ended: its helper, and whatever is in its control group.
+pub fn after(container: &Container) {
+    let Some(status) = &container.status else { return };
+    if let Some(helper) = status.helper.as_ref().and_then(|helper| helper.open()) {
+        let _ = send(helper.as_fd(), KILL);
+    }
+    let _ = status.cgroup.destroy();
+}
