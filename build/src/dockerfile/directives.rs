@@ -51,7 +51,8 @@ fn split(line: &str, marker: &str) -> Option<(&'static str, Range<usize>)> {
     let known = KNOWN.into_iter().find(|known| name.trim().eq_ignore_ascii_case(known))?;
     let start = line.len() - value.trim_start().len();
     let range = start..start + value.trim().len();
-    (!range.is_empty()).then_some((known, range))
+    // A value of nothing but space is one, and wrong; without even that the line is a comment.
+    (!value.is_empty()).then_some((known, range))
 }
 
 /// Takes one directive into the set.

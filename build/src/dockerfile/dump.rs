@@ -3,6 +3,7 @@
 use super::error::ParseError;
 use super::lines::Lines;
 use super::node::{Args, Node, read};
+use super::parser::INSTRUCTIONS;
 use super::source::Source;
 
 /// One line for each instruction: `(run ["--mount=…"] "text")`. For tests only.
@@ -10,7 +11,7 @@ use super::source::Source;
 pub fn dump(text: &[u8], name: &str) -> Result<String, ParseError> {
     let source = Source::new(name, text);
     let nodes = read(&mut Lines::new(&source), &source)?;
-    Ok(nodes.iter().map(|node| format!("({})\n", expression(node))).collect())
+    Ok(nodes.iter().map(|node| format!("({})\n", expression(node).trim())).collect())
 }
 
 fn expression(node: &Node) -> String {
@@ -18,6 +19,10 @@ fn expression(node: &Node) -> String {
     if !node.flags.is_empty() {
         let flags: Vec<String> = node.flags.iter().map(|flag| quote(&flag.text)).collect();
         text.push_str(&format!(" [{}]", flags.join(" ")));
+    }
+    if !INSTRUCTIONS.iter().any(|name| node.keyword.text.eq_ignore_ascii_case(name)) {
+        // The suite's form of arguments that were not looked at.
+        text.push_str(" \"\"");
     }
     arguments(&node.args, &mut text);
     text

@@ -87,7 +87,8 @@ impl Lexer {
     }
 
     /// The text split at unquoted spaces, after its variables were replaced: a value with spaces becomes several
-    /// words. Empty words are dropped, also quoted ones.
+    /// words. Empty words are dropped, also quoted ones. (BuildKit loses what stands before `${…:-…}` in a word; we
+    /// do not.)
     pub fn words(&self, text: &str, env: Env<'_>) -> Result<Vec<String>, Fault> {
         self.scan(text, env).map(|scan| scan.1)
     }

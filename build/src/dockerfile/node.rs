@@ -1,4 +1,7 @@
 //! From lines to nodes: the instruction's name, its flags, and its arguments split the way that instruction splits.
+//!
+//! Nodes are what BuildKit's parser makes of the same bytes, with two exceptions: a flag's letters beyond ASCII stay
+//! what they are (there each byte becomes a letter), and an `ONBUILD` in an `ONBUILD` is refused here, not later.
 
 use std::ops::Range;
 

@@ -19,7 +19,7 @@ use super::values::duration;
 type Result<T> = std::result::Result<T, ParseError>;
 
 /// Every instruction there is.
-const INSTRUCTIONS: [&str; 18] = [
+pub(super) const INSTRUCTIONS: [&str; 18] = [
     "ADD",
     "ARG",
     "CMD",

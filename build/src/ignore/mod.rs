@@ -2,7 +2,8 @@
 //!
 //! This behaves as moby's `patternmatcher` does when it walks a context: the last pattern that matches a path decides;
 //! `!` takes back in; a pattern that matches a folder matches all below it; `**` is any number of folders; the rest is
-//! Go's `filepath.Match`, see [`glob`].
+//! Go's `filepath.Match`, see [`glob`]. Two accidents of moby's detour over regular expressions are not kept: an
+//! escaped letter is that letter here, and a lone backslash at a pattern's end is always an error.
 //!
 //! ```
 //! use build::ignore::{Decision, Ignore};

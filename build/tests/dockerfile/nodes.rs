@@ -44,7 +44,7 @@ fn arguments_split_as_their_instruction_does() {
         (r#"ONBUILD RUN ["echo", "test"]"#, r#"(onbuild (run "echo" "test"))"#),
         ("ONBUILD RUN echo test", r#"(onbuild (run "echo test"))"#),
         ("ONBUILD COPY . /", r#"(onbuild (copy "." "/"))"#),
-        ("FOO some args", "(foo)"),
+        ("FOO some args", r#"(foo "")"#),
     ] {
         // An instruction that does not exist is a node without arguments here, and refused later.
         check(text, expected);
@@ -164,12 +164,15 @@ fn directives_stand_at_the_top() {
         ("# A comment\n# escape = `\nENV A \\\n\\go", r#"(env "A" "\\go" "")"#),
         ("# escape = `\n# A comment\nENV A `\n\\go", r#"(env "A" "\\go" "")"#),
         ("\n# escape = `\nENV A \\\n\\go", r#"(env "A" "\\go" "")"#),
+        // One without a value is a comment.
+        ("# escape=\n# escape = `\nENV A \\\n\\go", r#"(env "A" "\\go" "")"#),
         ("RUN a\n# escape = `\nRUN b `", "(run \"a\")\n(run \"b `\")"),
     ] {
         check(text, expected);
     }
     refused("# escape=`\n# escape=\\\nFROM a", "the parser directive `escape` is written twice");
     refused("# escape=x\nFROM a", "the escape character cannot be `x`");
+    refused("# escape= \nFROM a", "the escape character cannot be ``");
     refused("# check=skip=A;oops=1\nFROM a", "the check directive has no option `oops`");
     let file =
         parse(b"# syntax=docker/dockerfile:1\n# check=skip=A,B;error=true;experimental=all\nFROM a", "Dockerfile");
