@@ -7,10 +7,11 @@ use std::sync::Arc;
 use layerfs::archive::Compression;
 use layerfs::digest::Digest;
 use layerfs::error::{Error, Kind, Result};
-use layerfs::oci::Descriptor;
+use layerfs::layer::{Limits, unpack_image};
+use layerfs::oci::{Descriptor, Platform};
 use layerfs::progress::{Event, Progress};
 use layerfs::reference::Reference;
-use layerfs::store::Store;
+use layerfs::store::{Image, Store};
 
 use crate::convert::{Changes, Recompress, convert};
 use crate::credentials::{Credential, Keyring, Places};
@@ -18,6 +19,7 @@ use crate::execute::{Execution, Ids, Moved, PARALLEL};
 use crate::inventory::{self, Inventory, Platforms};
 use crate::location::Location;
 use crate::plan::{Foreign, Holdings, plan};
+use crate::policy::{self, Policy};
 use crate::registries::Registries;
 use crate::registry::{Network, Settings};
 use crate::transport::directory::Directory;
@@ -68,6 +70,8 @@ pub struct Options {
     pub retries: u32,
     /// Blobs that move at the same time.
     pub parallel: usize,
+    /// Whether the user's `policy.json` is asked about sources.
+    pub policy: Policy,
     /// The real id of a user who entered a user namespace; `None` for who the process is.
     pub real_uid: Option<u32>,
 }
@@ -86,6 +90,7 @@ impl Default for Options {
             preserve_digests: false,
             retries: 3,
             parallel: PARALLEL,
+            policy: Policy::Enforce,
             real_uid: None,
         }
     }
@@ -120,6 +125,7 @@ pub fn transfer(
     progress: &dyn Progress,
 ) -> Result<Transferred> {
     let reach = Reach::new(options, progress)?;
+    reach.check_policy(source)?;
     let from = reach.source(source, store)?;
     let single = matches!(destination, Location::DockerArchive(_));
     let platforms = match &options.platforms {
@@ -153,26 +159,47 @@ pub fn pull(
 ) -> Result<Descriptor> {
     let name = name.clone().or_latest();
     let reach = Reach::new(options, progress)?;
+    reach.check_policy(&Location::Registry(name.clone()))?;
     let platforms = match &options.platforms {
         Platforms::Auto => Platforms::Host,
         chosen => chosen.clone(),
     };
+    let unpack = if unpack { Unpack::Now } else { Unpack::Later };
     let from = reach.registry_source(&name)?;
-    let known = store.resolve(&name)?;
-    if let Some(known) = known.filter(|_| !unpack && platforms == Platforms::Host) {
+    let pin = store.pin()?;
+    if let Some((known, image)) = stored(store, &name, &platforms)? {
         // One cheap question tells whether anything is new: registries do not count it as a pull.
         let origin = known.annotation(PULLED_FROM).and_then(|digest| digest.parse::<Digest>().ok());
-        let head = from.head()?;
-        if head.is_some_and(|head| head.digest == origin.unwrap_or(known.digest)) {
+        let origin = origin.unwrap_or(known.digest);
+        if name.digest() == Some(origin) || from.head()?.is_some_and(|head| head.digest == origin) {
+            if unpack == Unpack::Now {
+                unpack_image(store, &image, &Limits::default())?;
+            }
             return Ok(known);
         }
     }
+    drop(pin);
     let root = from.root()?;
-    let unpack = if unpack { Unpack::Now } else { Unpack::Later };
     let sink = StoreSink::new(store, vec![name], Some(root.0.digest), unpack)?;
     let changes = Changes { recompress: Recompress::Never, format: options.format };
     let done = reach.copy(&from, &sink, &platforms, &changes, None)?;
     Ok(sink.target(&done.root))
+}
+
+/// What the store has under `name`, if it is complete and of the one platform that is wanted.
+fn stored(store: &Store, name: &Reference, platforms: &Platforms) -> Result<Option<(Descriptor, Image)>> {
+    let wanted = match platforms {
+        Platforms::Host => Platform::host(),
+        Platforms::One(platform) => platform.clone(),
+        _ => return Ok(None),
+    };
+    let Some(known) = store.resolve(name)? else { return Ok(None) };
+    // What cannot be read here is fetched anew.
+    let image = store.image(&known, &wanted).ok().filter(|image| {
+        let complete = image.layers().all(|(layer, _)| store.blob_size(&layer.digest) == Some(layer.size));
+        complete && image.config.platform().serves(&wanted).is_some()
+    });
+    Ok(image.map(|image| (known, image)))
 }
 
 /// What a [`push`] did.
@@ -244,6 +271,14 @@ impl<'a> Reach<'a> {
         let destination = Network::new(settings(&options.destination));
         let registries = Registries::load(env)?;
         Ok(Self { options, progress, ids: Ids::default(), registries, source, destination })
+    }
+
+    /// Whether the user's policy allows an image from this place.
+    pub(crate) fn check_policy(&self, source: &Location) -> Result<()> {
+        match self.options.policy {
+            Policy::Enforce => policy::check(source, |name| std::env::var_os(name)),
+            Policy::Ignore => Ok(()),
+        }
     }
 
     /// A repository to read, by way of its mirrors.

@@ -67,8 +67,8 @@ struct Global {
     /// Say nothing but results and errors
     #[arg(long, short, global = true)]
     quiet: bool,
-    /// Accepted for skopeo's sake; there is no trust policy here
-    #[arg(long, global = true, hide = true)]
+    /// Do not ask policy.json whether an image may be copied
+    #[arg(long, global = true)]
     insecure_policy: bool,
     /// More detail (accepted for skopeo's sake)
     #[arg(long, global = true, hide = true)]
@@ -257,6 +257,11 @@ impl Global {
         let user = User::enter().unwrap_or_else(|_| User::current());
         let root = self.store_root(&user)?;
         Ok((Store::open(&root)?, user))
+    }
+
+    /// Whether the user's trust policy is asked.
+    fn policy(&self) -> crate::Policy {
+        if self.insecure_policy { crate::Policy::Ignore } else { crate::Policy::Enforce }
     }
 
     fn store_root(&self, user: &User) -> Result<PathBuf> {

@@ -110,7 +110,7 @@ impl CopyArguments {
     /// Copies the image and reports.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
         let (source, destination): (Location, Location) = (self.source.parse()?, self.destination.parse()?);
-        let mut options = self.options()?;
+        let mut options = Options { policy: global.policy(), ..self.options()? };
         let locations = [&source, &destination];
         let needs_store = locations.iter().any(|location| matches!(location, Location::Store(_)));
         let names: Vec<&Reference> = locations
@@ -301,7 +301,7 @@ impl PullArguments {
         });
         let names: Vec<Reference> = names.collect::<Result<_>>()?;
         let platforms = if self.all { Platforms::All } else { self.platform.platforms() };
-        let mut options = Options { platforms, ..self.access.options()? };
+        let mut options = Options { platforms, policy: global.policy(), ..self.access.options()? };
         let user = User::current();
         let needed: Vec<&Reference> = if user.rootless { names.iter().collect() } else { Vec::new() };
         remember(&mut options, &needed, user.real_uid)?;
