@@ -161,7 +161,20 @@ impl CopyArguments {
             };
             super::progress::note(&format!("{}: {what}", self.destination));
         }
-        print(&format!("{}\n", done.root.digest))
+        match self.writes_to_a_stream() {
+            // Standard output may be the archive itself.
+            true => Ok(()),
+            false => print(&format!("{}\n", done.root.digest)),
+        }
+    }
+
+    fn writes_to_a_stream(&self) -> bool {
+        match self.destination.parse() {
+            Ok(Location::LayoutArchive(place) | Location::DockerArchive(place)) => {
+                place.path.metadata().is_ok_and(|metadata| !metadata.is_file())
+            }
+            _ => false,
+        }
     }
 
     fn options(&self) -> Result<Options> {
