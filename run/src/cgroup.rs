@@ -94,7 +94,7 @@ fn plan_on(
     }
     if let Some(unified) = unified {
         let devices = resources.filter(|_| real_root && unified_groups.contains(&Group::Devices));
-        let filter = devices.map(device_filter::compile).transpose()?;
+        let filter = devices.map(|resources| device_filter::compile(&settings::device_rules(resources))).transpose()?;
         match delegation::choose(unified, name, &unified_groups, real_root) {
             Ok(choice) => {
                 plan.evacuate = choice.evacuate;

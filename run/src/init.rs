@@ -17,9 +17,10 @@ use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::termios::Winsize;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::LinkNameSpaceType;
 
 use crate::launch::channel::{Channel, Message};
+use crate::launch::namespaces;
 use crate::launch::{EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, EXIT_SETUP_FAILED, Stdio, about_set_up};
 use crate::rootfs::{self, Prepared};
 use crate::seccomp::Filter;
@@ -57,6 +58,7 @@ pub(crate) struct Init<'a> {
     pub(crate) namespaces: u64,
     /// `cgroup.procs` files of v1 hierarchies.
     pub(crate) control_groups: Vec<OwnedFd>,
+    pub(crate) oom_score_adj: Option<i32>,
     pub(crate) filter: Option<Filter>,
     pub(crate) preserve_fds: u32,
     pub(crate) dies_with_parent: bool,
@@ -88,18 +90,13 @@ impl Init<'_> {
                 return Err(launcher_gone());
             }
         }
-        self.write_own_proc_files()?;
-        for procs in self.control_groups.drain(..) {
-            rustix::io::write(&procs, b"0").context(|| "join the cgroup")?;
-        }
+        self.set_oom_score()?;
+        self.join_control_groups()?;
         if self.namespaces & libc_flag::USER != 0 {
             become_namespace_root()?;
         }
         new_session()?;
-        for (namespace, kind) in self.joins.drain(..) {
-            move_into_link_name_space(namespace.as_fd(), Some(kind))
-                .context(|| format!("join the {kind:?} namespace").to_lowercase())?;
-        }
+        namespaces::join(&self.joins)?;
         // Only now: a cgroup namespace's root is the cgroup its maker is in at that moment.
         if self.namespaces & libc_flag::CGROUP != 0 {
             sys::unshare_namespaces(libc_flag::CGROUP).context(|| "make a cgroup namespace")?;
@@ -142,13 +139,20 @@ impl Init<'_> {
         Ok(Ready { program, sets, filter: self.filter, no_new_privileges })
     }
 
-    /// What lies in this process's own folder of `/proc`, while it still belongs to it: a change of ids hands the
-    /// folder to root.
-    fn write_own_proc_files(&self) -> Result<()> {
-        let Some(score) = self.process.oom_score_adj() else { return Ok(()) };
+    /// Once, while this process's files in `/proc` are its own: a change of ids hands them to root.
+    pub(crate) fn set_oom_score(&mut self) -> Result<()> {
+        let Some(score) = self.oom_score_adj.take() else { return Ok(()) };
         rootfs::write_proc_of(self.proc.as_fd(), "self/oom_score_adj", &score.to_string()).map_err(|error| {
             error.hint("a value below the caller's own needs CAP_SYS_RESOURCE on the host: leave it out or raise it")
         })
+    }
+
+    /// Once, by the descriptors that were opened with the launcher's rights.
+    pub(crate) fn join_control_groups(&mut self) -> Result<()> {
+        for procs in self.control_groups.drain(..) {
+            rustix::io::write(&procs, b"0").context(|| "join the cgroup")?;
+        }
+        Ok(())
     }
 }
 

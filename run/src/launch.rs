@@ -13,8 +13,8 @@
 //! allowed while a container is set up is [`Kind::System`] here (125).
 
 pub(crate) mod channel;
-mod namespaces;
-mod running;
+pub(crate) mod namespaces;
+pub(crate) mod running;
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -140,6 +140,7 @@ fn set_up(launch: Launch<'_>) -> Result<Created> {
             joins: inner_joins,
             namespaces: new,
             control_groups: placement.v1,
+            oom_score_adj: process.oom_score_adj(),
             filter,
             preserve_fds,
             dies_with_parent,
@@ -149,7 +150,7 @@ fn set_up(launch: Launch<'_>) -> Result<Created> {
         let options =
             CloneOptions { namespaces: at_clone, cgroup: placement.v2.as_ref().map(AsFd::as_fd), sibling: false };
         let child = if intermediate {
-            namespaces::clone_through(outer_joins, options, init, child_end)
+            namespaces::clone_through(move || namespaces::join(&outer_joins), options, init, child_end)
         } else {
             let cloned = sys::clone_child(&options, move || init.run(&child_end));
             cloned.context(|| "clone the container's first process").map_err(namespaces::explain_clone)
@@ -167,7 +168,7 @@ fn set_up(launch: Launch<'_>) -> Result<Created> {
 }
 
 /// A descriptor that is not open now could be one of our own by the time the program starts.
-fn check_preserved(count: u32) -> Result<()> {
+pub(crate) fn check_preserved(count: u32) -> Result<()> {
     for number in 3..3 + u64::from(count) {
         if std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_err() {
             return Err(Error::new(Kind::Usage, format!("descriptor {number} is to be preserved but is not open")));

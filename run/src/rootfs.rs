@@ -218,9 +218,9 @@ fn place(
             let fs = file_system::make(kind, mount, options)?;
             if options.copy_up {
                 copy_up::fill(target.as_fd(), fs.as_fd())?;
-            }
-            if options.read_only() {
-                layerfs::sys::mount::set_read_only(fs.as_fd()).context(|| "make it read-only")?;
+                if options.read_only() {
+                    layerfs::sys::mount::set_read_only(fs.as_fd()).context(|| "make it read-only")?;
+                }
             }
             attach(fs.as_fd(), target.as_fd()).context(|| "attach it")?;
             fs

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::sys::bpf::{attach_device_program, load_device_program};
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 use rustix::fs::{Mode, OFlags};
 
 /// Bits of access: `BPF_DEVCG_ACC_*`.
@@ -47,8 +47,8 @@ const fn instruction(code: u8, to: u8, from: u8, offset: i16, number: i32) -> u6
         | ((number.cast_unsigned() as u64) << 32)
 }
 
-/// The program for a Spec's rules.
-pub(super) fn compile(resources: &LinuxResources) -> Result<Vec<u64>> {
+/// The program for rules that apply in this order.
+pub(super) fn compile(rules: &[LinuxDeviceCgroup]) -> Result<Vec<u64>> {
     let mut program = vec![
         // `struct bpf_cgroup_dev_ctx`: access in the upper and type in the lower half of a word, major, minor.
         instruction(LOAD_WORD, TYPE, CONTEXT, 0, 0),
@@ -58,7 +58,7 @@ pub(super) fn compile(resources: &LinuxResources) -> Result<Vec<u64>> {
         instruction(LOAD_WORD, MAJOR, CONTEXT, 4, 0),
         instruction(LOAD_WORD, MINOR, CONTEXT, 8, 0),
     ];
-    for rule in resources.devices().iter().flatten().rev() {
+    for rule in rules.iter().rev() {
         let tests = tests(rule)?;
         let always = tests.is_empty();
         // Each failing test jumps past the rest of the rule: the remaining tests and the two words of its verdict.
@@ -168,13 +168,13 @@ mod tests {
         }
     }
 
-    fn resources(rules: &str) -> LinuxResources {
-        serde_json::from_str(&format!(r#"{{"devices":[{rules}]}}"#)).expect("valid rules")
+    fn rules(text: &str) -> Vec<LinuxDeviceCgroup> {
+        serde_json::from_str(&format!("[{text}]")).expect("valid rules")
     }
 
     #[test]
     fn later_rules_override() {
-        let program = compile(&resources(
+        let program = compile(&rules(
             r#"{"allow":false,"access":"rwm"},
                {"allow":true,"type":"c","access":"m"},
                {"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"},
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn no_rule_about_all_leaves_the_rest_allowed() {
-        let program = compile(&resources(r#"{"allow":false,"type":"c","major":10,"minor":200}"#)).expect("valid");
+        let program = compile(&rules(r#"{"allow":false,"type":"c","major":10,"minor":200}"#)).expect("valid");
         assert!(!verdict(&program, CHARACTER, READ, 10, 200));
         assert!(verdict(&program, CHARACTER, READ, 10, 201));
     }

@@ -211,9 +211,7 @@ pub(super) fn v1(group: Group, resources: &LinuxResources) -> Result<Vec<Setting
             }
         }
         (Group::Devices, _, _) => {
-            for rule in resources.devices().iter().flatten() {
-                settings.push(v1_device(rule));
-            }
+            settings.extend(device_rules(resources).iter().map(v1_device));
         }
         (Group::Pids | Group::Rdma, _, _) => settings = same_in_both(group, resources),
         _ => {}
@@ -388,6 +386,31 @@ fn v2_io(resources: &LinuxResources, bfq: bool) -> Vec<Setting> {
         settings.extend(devices.iter().flatten().map(line));
     }
     settings
+}
+
+/// The Spec's rules about devices and then what every container has: its default nodes, terminals, and the making of
+/// nodes, which gives no access to what is behind them.
+pub(super) fn device_rules(resources: &LinuxResources) -> Vec<LinuxDeviceCgroup> {
+    const ALWAYS: [(LinuxDeviceType, Option<i64>, Option<i64>, &str); 11] = [
+        (LinuxDeviceType::C, None, None, "m"),
+        (LinuxDeviceType::B, None, None, "m"),
+        (LinuxDeviceType::C, Some(1), Some(3), "rwm"),
+        (LinuxDeviceType::C, Some(1), Some(5), "rwm"),
+        (LinuxDeviceType::C, Some(1), Some(7), "rwm"),
+        (LinuxDeviceType::C, Some(1), Some(8), "rwm"),
+        (LinuxDeviceType::C, Some(1), Some(9), "rwm"),
+        (LinuxDeviceType::C, Some(5), Some(0), "rwm"),
+        (LinuxDeviceType::C, Some(5), Some(1), "rwm"),
+        (LinuxDeviceType::C, Some(5), Some(2), "rwm"),
+        (LinuxDeviceType::C, Some(136), None, "rwm"),
+    ];
+    let mut rules = resources.devices().clone().unwrap_or_default();
+    rules.extend(ALWAYS.map(|(kind, major, minor, access)| {
+        let mut rule = LinuxDeviceCgroup::default();
+        rule.set_allow(true).set_typ(Some(kind)).set_major(major).set_minor(minor).set_access(Some(access.to_owned()));
+        rule
+    }));
+    rules
 }
 
 /// A rule of v1's `devices.allow` and `devices.deny`: `c 1:3 rwm`, `a`.

@@ -38,7 +38,8 @@ fn resources_as_files_of_both_versions() {
     );
     check(Group::Cpuset, &["cpuset.cpus=0-1"], &["cpuset.cpus=0-1"]);
     check(Group::Pids, &["pids.max=100"], &["pids.max=100"]);
-    check(Group::Devices, &["devices.deny=a", "devices.allow=c 1:* r"], &[]);
+    let devices = lines(settings::v1(Group::Devices, &resources).expect("valid"));
+    assert_eq!(devices[..4], ["devices.deny=a", "devices.allow=c 1:* r", "devices.allow=c *:* m", "devices.allow=b *:* m"]);
 }
 
 #[test]

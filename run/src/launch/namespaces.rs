@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::sys::container::hide_from_tracers;
 use layerfs::sys::process::{self as sys, Child, CloneOptions};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::io::Errno;
@@ -91,10 +92,10 @@ fn flag_of(kind: LinuxNamespaceType) -> (u64, LinkNameSpaceType) {
     }
 }
 
-/// Clones a process that joins namespaces and clones the container's from there as its own sibling, so that the
+/// Clones a process that enters other namespaces and clones the container's from there as its own sibling, so that the
 /// container's parent is this process all the same. It says which process that is through the channel.
 pub(crate) fn clone_through(
-    joins: Vec<(OwnedFd, LinkNameSpaceType)>,
+    enter: impl FnOnce() -> Result<()>,
     options: CloneOptions<'_>,
     mut init: Init<'_>,
     channel: Channel,
@@ -103,16 +104,11 @@ pub(crate) fn clone_through(
     let outer = CloneOptions { namespaces: 0, ..options };
     let body = move || {
         let cloned = (|| {
-            for procs in init.control_groups.drain(..) {
-                rustix::io::write(&procs, b"0").context(|| "join the cgroup")?;
-            }
-            // Inside, others could look at this copy of the launcher's memory and at its descriptors.
-            layerfs::sys::container::hide_from_tracers().context(|| "hide from tracers")?;
-            for (namespace, kind) in &joins {
-                move_into_link_name_space(namespace.as_fd(), Some(*kind))
-                    .context(|| format!("join the {kind:?} namespace").to_lowercase())?;
-            }
-            sys::clone_child(&inner, || init.run(&channel)).context(|| "clone the container's first process")
+            // With the rights and the view that this process has before it enters.
+            init.join_control_groups()?;
+            init.set_oom_score()?;
+            enter()?;
+            sys::clone_child(&inner, || init.run(&channel)).context(|| "clone the container's process")
         })();
         let told = match cloned {
             Ok(child) => channel.send(&Message::Process(child.pidfd)).map(|()| 0),
@@ -121,6 +117,19 @@ pub(crate) fn clone_through(
         told.unwrap_or(EXIT_SETUP_FAILED)
     };
     sys::clone_child(&outer, body).context(|| "clone a process to join namespaces").map_err(explain_clone)
+}
+
+/// Enters namespaces by their files, in this order.
+pub(crate) fn join(namespaces: &[(OwnedFd, LinkNameSpaceType)]) -> Result<()> {
+    if namespaces.iter().any(|(_, kind)| *kind == LinkNameSpaceType::ProcessID) {
+        // Those who are there already could look at this copy of the launcher's memory and at its descriptors.
+        hide_from_tracers().context(|| "hide from tracers")?;
+    }
+    for (namespace, kind) in namespaces {
+        move_into_link_name_space(namespace.as_fd(), Some(*kind))
+            .context(|| format!("join the {kind:?} namespace").to_lowercase())?;
+    }
+    Ok(())
 }
 
 /// Adds what is most likely wrong.

@@ -55,9 +55,9 @@ fn configure(kind: &str, mount: &Mount, options: &MountOptions, terminals: Termi
         .context(|| format!("set option `{}`", spelled(key, value.as_deref())))?;
     }
     fsconfig_create(fs).context(|| format!("make a {kind} file system"))?;
+    let mut attributes = MountAttrFlags::from_bits_retain(u32::try_from(options.own.set).unwrap_or(0));
     // Read-only comes later where something is to be copied in first.
-    let known = MountAttrFlags::from_bits_retain(u32::try_from(options.own.set).unwrap_or(0));
-    let attributes = known.difference(MountAttrFlags::MOUNT_ATTR_RDONLY);
+    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, options.read_only() && !options.copy_up);
     fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes).context(|| format!("mount a {kind} file system"))
 }
 

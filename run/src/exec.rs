@@ -1,0 +1,122 @@
+//! Another program in a running container.
+//!
+//! The container is known by a descriptor of one of its processes; its namespaces are entered through that, all at
+//! once, so no path is looked up and no number can have been used again meanwhile. A rootless container is entered
+//! from outside, by the user who owns its user namespace: a process that entered a user namespace of its own before has
+//! no rights over the container's.
+
+use std::fs;
+use std::os::fd::BorrowedFd;
+
+use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::sys::container::hide_from_tracers;
+use layerfs::sys::process::{self as sys, CloneOptions};
+use oci_spec::runtime::{LinuxSeccomp, Process};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+
+use crate::cgroup::Cgroup;
+use crate::init::{Init, Streams, View};
+use crate::launch::channel::Channel;
+use crate::launch::{Created, Io, about_set_up, check_preserved, namespaces, running};
+use crate::rootfs::host_proc;
+use crate::seccomp::Filter;
+
+/// A program to run in a container that runs already.
+#[derive(Debug)]
+pub struct Exec<'a> {
+    /// The container's first process.
+    pub container: BorrowedFd<'a>,
+    /// What is to run, and as whom.
+    pub process: &'a Process,
+    /// The container's own filter.
+    pub seccomp: Option<&'a LinuxSeccomp>,
+    /// The container's own cgroup.
+    pub cgroup: &'a Cgroup,
+    /// Its streams.
+    pub io: Io,
+    /// How many descriptors from 3 on it inherits. They must be open.
+    pub preserve_fds: u32,
+    /// Kill it when this process dies.
+    pub dies_with_parent: bool,
+}
+
+/// Makes the process. It waits just before the program, as with [`crate::launch::create`], and is this process's child.
+///
+/// # Errors
+/// The container has ended ([`Kind::Conflict`]); any step of the set-up failed.
+pub fn exec(exec: Exec<'_>) -> Result<Created> {
+    join(exec).map_err(about_set_up)
+}
+
+fn join(exec: Exec<'_>) -> Result<Created> {
+    let Exec { container, process, seccomp, cgroup, io, preserve_fds, dies_with_parent } = exec;
+    check_preserved(preserve_fds)?;
+    let filter = seccomp.map(Filter::compile).transpose()?;
+    let others = differing_namespaces(container)?;
+    let placement = cgroup.open()?;
+    let (own_end, child_end) = Channel::pair()?;
+    let init = Init {
+        process,
+        spec: None,
+        view: View::Joined,
+        streams: Streams::from(io),
+        proc: host_proc()?,
+        joins: Vec::new(),
+        namespaces: 0,
+        control_groups: placement.v1,
+        oom_score_adj: process.oom_score_adj(),
+        filter,
+        preserve_fds,
+        dies_with_parent,
+    };
+    let options = CloneOptions { namespaces: 0, cgroup: placement.v2.as_ref().map(std::os::fd::AsFd::as_fd), sibling: false };
+    let enter = || {
+        // In there, others could look at this copy of the launcher's memory, its descriptors and its program
+        // (CVE-2019-5736); a process that may not be traced cannot be looked at.
+        hide_from_tracers().context(|| "hide from tracers")?;
+        if others.is_empty() {
+            return Ok(());
+        }
+        move_into_thread_name_spaces(container, others).context(|| "enter the container's namespaces")
+    };
+    let child = namespaces::clone_through(enter, options, init, child_end)?;
+    let waiting = running::converse(child, true, own_end, None)?;
+    Ok(Created::new(waiting, Cgroup::none(), Vec::new()))
+}
+
+/// The namespaces in which a process and this one differ. Entering one's own is refused by the kernel for some, and
+/// needs rights that a rootless caller has not for those it shares with the host.
+fn differing_namespaces(process: BorrowedFd<'_>) -> Result<ThreadNameSpaceType> {
+    use ThreadNameSpaceType as N;
+    let ended = || Error::new(Kind::Conflict, "the container has ended");
+    let pid = sys::pid_of(process).context(|| "find the container's process")?.ok_or_else(ended)?;
+    let kinds = [
+        ("user", N::USER),
+        ("mnt", N::MOUNT),
+        ("pid", N::PROCESS_ID),
+        ("net", N::NETWORK),
+        ("ipc", N::INTER_PROCESS_COMMUNICATION),
+        ("uts", N::HOST_NAME_AND_NIS_DOMAIN_NAME),
+        ("cgroup", N::CONTROL_GROUP),
+        ("time", N::TIME),
+    ];
+    let mut others = N::empty();
+    for (name, kind) in kinds {
+        // The link's text is the namespace's number: `net:[4026531840]`.
+        let own = fs::read_link(format!("/proc/self/ns/{name}")).ok();
+        let theirs = match fs::read_link(format!("/proc/{pid}/ns/{name}")) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && own.is_some() => return Err(ended()),
+            theirs => theirs.context(|| "look at the container's namespaces").map_err(|error| {
+                error.hint("only root and the user who started the container may enter it")
+            })?,
+        };
+        if own.as_ref() != Some(&theirs) {
+            others |= kind;
+        }
+    }
+    // Between the look at the number and the look at its namespaces another process could have got it.
+    match sys::pid_of(process).context(|| "find the container's process")? {
+        Some(same) if same == pid => Ok(others),
+        _ => Err(ended()),
+    }
+}
