@@ -120,7 +120,8 @@ fn candidates(source: &Location) -> Vec<String> {
             scopes.extend(dots);
         }
         Location::Layout(place) | Location::LayoutArchive(place) | Location::DockerArchive(place) => {
-            scopes.extend(place.path.ancestors().map(|path| path.display().to_string()).filter(|path| !path.is_empty()));
+            scopes
+                .extend(place.path.ancestors().map(|path| path.display().to_string()).filter(|path| !path.is_empty()));
         }
         Location::Directory(path) => {
             scopes.extend(path.ancestors().map(|path| path.display().to_string()).filter(|path| !path.is_empty()));

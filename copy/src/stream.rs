@@ -14,6 +14,9 @@ use layerfs::oci::Descriptor;
 /// How much is read from a file at once, in bytes.
 const READ_SIZE: usize = 256 << 10;
 
+/// What a reader can do about bytes that are not those that were asked for.
+pub(crate) const DAMAGED: &str = "the source is damaged or was tampered with; nothing was written under that name";
+
 /// A stream of chunks; `None` is the end.
 pub(crate) trait Chunks: Send {
     /// The next chunk, never empty.
@@ -107,38 +110,32 @@ impl<C: Chunks> Verified<C> {
             false => Err(Error::new(
                 Kind::Corrupt,
                 format!("blob `{}` is wrong: its bytes have the digest `{found}`", self.expected.digest),
-            )),
+            )
+            .hint(DAMAGED)),
         }
     }
 }
 
 impl<C: Chunks> Chunks for Verified<C> {
     fn next_chunk(&mut self) -> Result<Option<Bytes>> {
+        let (digest, size) = (self.expected.digest, self.expected.size);
+        let corrupt = |sentence: String| Err(Error::new(Kind::Corrupt, sentence).hint(DAMAGED));
         let Some(chunk) = self.chunks.next_chunk()? else {
-            if self.seen < self.expected.size {
-                return Err(Error::new(
-                    Kind::Corrupt,
-                    format!("blob `{}` ends after {} of {} bytes", self.expected.digest, self.seen, self.expected.size),
-                ));
+            if self.seen < size {
+                return corrupt(format!("blob `{digest}` ends after {} of {size} bytes", self.seen));
             }
             // Only an empty blob gets here unchecked.
             self.check_digest()?;
             return Ok(None);
         };
         self.seen += chunk.len() as u64;
-        if self.seen > self.expected.size {
-            return Err(Error::new(
-                Kind::Corrupt,
-                format!(
-                    "blob `{}` is longer than the {} bytes it should have",
-                    self.expected.digest, self.expected.size
-                ),
-            ));
+        if self.seen > size {
+            return corrupt(format!("blob `{digest}` is longer than the {size} bytes it should have"));
         }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&chunk);
         }
-        if self.seen == self.expected.size {
+        if self.seen == size {
             self.check_digest()?;
         }
         Ok(Some(chunk))

@@ -13,7 +13,7 @@ use reqwest::{Body, Client, Method, Response, StatusCode, Url};
 use tokio::sync::{Mutex, OnceCell};
 
 use super::auth::{Authenticator, Scope, is_link_local, is_loopback};
-use super::error::{BODY_MAX, Subject, is_permanent, of_status, of_transport};
+use super::error::{BODY_MAX, BROKEN, Subject, is_permanent, of_status, of_transport};
 use super::tls::{self, Protocols, Trust};
 use super::{Settings, retry};
 
@@ -225,7 +225,7 @@ impl Host {
     pub(super) fn silent(&self, call: &Call) -> Error {
         let seconds = call.patience.as_secs();
         let late = format!("{}: registry `{}` gives no answer within {seconds} seconds", call.action, self.name);
-        Error::new(Kind::Unavailable, late)
+        Error::new(Kind::Unavailable, late).hint(BROKEN)
     }
 
     pub(super) fn retries(&self) -> u32 {

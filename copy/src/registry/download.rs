@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 
 use super::auth::Scope;
 use super::client::{Call, Host, Lane, STALL};
-use super::error::of_transport;
+use super::error::{BROKEN, of_transport};
 use super::retry;
-use crate::stream::Chunks;
+use crate::stream::{Chunks, DAMAGED};
 
 /// Chunks that wait for a slow reader. A chunk is what one read of the socket gave, up to about 400 KiB: with six
 /// blobs at once this is most of the memory the program takes, and more of it has made nothing faster.
@@ -118,7 +118,7 @@ async fn attempt(
             announced.unwrap_or_default(),
             blob.size
         );
-        return Err(Error::new(Kind::Corrupt, wrong));
+        return Err(Error::new(Kind::Corrupt, wrong).hint(DAMAGED));
     }
     loop {
         let mut chunk = match tokio::time::timeout(STALL, reply.chunk()).await {
@@ -131,12 +131,12 @@ async fn attempt(
                     host.name(),
                     blob.size
                 );
-                return Ok(End::Broken(Error::new(Kind::Corrupt, short)));
+                return Ok(End::Broken(Error::new(Kind::Corrupt, short).hint(DAMAGED)));
             }
             Ok(Err(failure)) => {
                 let broken = of_transport(&host.subject(&call.action), &failure);
                 let sentence = format!("{} (after {at} of {} bytes)", broken, blob.size);
-                return Ok(End::Broken(Error::new(Kind::Unavailable, sentence)));
+                return Ok(End::Broken(Error::new(Kind::Unavailable, sentence).hint(BROKEN)));
             }
             Err(_) => return Ok(End::Broken(host.silent(call))),
         };

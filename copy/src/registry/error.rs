@@ -9,6 +9,9 @@ use serde::Deserialize;
 /// Largest error page that is read, in bytes.
 pub(crate) const BODY_MAX: usize = 64 << 10;
 
+/// What a reader can do about a connection that breaks.
+pub(crate) const BROKEN: &str = "the network or the registry is at fault; try again later";
+
 /// What was asked of whom: `pull blob sha256:… of a/b` from `r.io`. An empty action stands for saying hello.
 #[derive(Clone, Debug)]
 pub(crate) struct Subject {
@@ -56,7 +59,9 @@ pub(crate) fn of_status(subject: &Subject, status: StatusCode, body: &[u8]) -> E
         403 => {
             error.hint(format!("the account may lack the right to do this; `copy login {host}` changes the account"))
         }
+        404 => error.hint("check the name; some registries answer so where an account lacks the right to see it"),
         429 => error.hint("the registry limits requests; log in or try again later"),
+        500.. => error.hint("the registry is at fault; try again later"),
         _ => error,
     }
 }
@@ -79,7 +84,7 @@ pub(crate) fn of_transport(subject: &Subject, failure: &reqwest::Error) -> Error
         return Error::new(Kind::Unavailable, sentence("cannot be reached"))
             .hint(format!("check that `{host}` is the right name and that the registry runs"));
     }
-    Error::new(Kind::Unavailable, sentence("broke the connection"))
+    Error::new(Kind::Unavailable, sentence("broke the connection")).hint(BROKEN)
 }
 
 /// Whether asking again is pointless: the name does not exist, or the peer's identity is wrong.

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::auth::Scope;
 use super::client::{COMPLETION, Call, Host, read_body};
+use crate::stream::DAMAGED;
 
 const DIGEST_HEADER: &str = "docker-content-digest";
 /// How many tags are asked for at once; ECR refuses more.
@@ -45,7 +46,7 @@ pub(super) async fn get(host: &Host, path: &str, locator: &str) -> Result<(Descr
             if found != expected {
                 let whose = if asked.is_some() { "was asked for" } else { "the registry announces" };
                 let wrong = format!("{}: its bytes have the digest `{found}`, but `{expected}` {whose}", call.action);
-                return Err(Error::new(Kind::Corrupt, wrong));
+                return Err(Error::new(Kind::Corrupt, wrong).hint(DAMAGED));
             }
             found
         }
@@ -88,7 +89,7 @@ pub(super) async fn put(host: &Host, path: &str, locator: &str, document: &Descr
         Some(stored) if stored.algorithm() == document.digest.algorithm() && stored != document.digest => {
             let wrong =
                 format!("push `{name}`: registry `{}` stored `{stored}` instead of `{}`", host.name(), document.digest);
-            Err(Error::new(Kind::Corrupt, wrong))
+            Err(Error::new(Kind::Corrupt, wrong).hint("the registry changes what it stores; try another one"))
         }
         _ => Ok(()),
     }

@@ -21,7 +21,7 @@ use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::{DOCUMENT_MAX, Descriptor};
 
 use crate::inventory::Inventory;
-use crate::stream::Chunks;
+use crate::stream::{Chunks, DAMAGED};
 
 pub(crate) use crate::registry::Sent;
 
@@ -98,15 +98,13 @@ fn check_document(descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
     if (found, bytes.len() as u64) == (descriptor.digest, descriptor.size) {
         return Ok(());
     }
-    Err(Error::new(
-        Kind::Corrupt,
-        format!(
-            "document `{}` is wrong: it has {} bytes with the digest `{found}` instead of {}",
-            descriptor.digest,
-            bytes.len(),
-            descriptor.size
-        ),
-    ))
+    let wrong = format!(
+        "document `{}` is wrong: it has {} bytes with the digest `{found}` instead of {}",
+        descriptor.digest,
+        bytes.len(),
+        descriptor.size
+    );
+    Err(Error::new(Kind::Corrupt, wrong).hint(DAMAGED))
 }
 
 /// Copies a stream into a file.

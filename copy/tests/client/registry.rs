@@ -1,18 +1,16 @@
 //! The registry client against a registry that misbehaves: what the protocol, and the incidents of other clients,
 //! ask of it.
 
-mod stub;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::stub::{OCI_MANIFEST, Reply, Request, Stub, image};
 use copy::credentials::{Credential, Keyring};
 use copy::{Location, Options, Transferred, transfer};
 use layerfs::digest::{Algorithm, Digest, Hasher};
 use layerfs::error::{Error, Kind};
 use layerfs::progress::Silent;
-use stub::{OCI_MANIFEST, Reply, Request, Stub, image};
 
 fn location(text: &str) -> Location {
     text.parse().expect("a location")

@@ -1,13 +1,12 @@
 //! Images through every local transport and back, and into the store.
 
-mod stub;
-
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use crate::stub::{Request, Stub};
 use copy::credentials::Keyring;
 use copy::{Location, Options, Platforms, Recompress, Transferred, pull, push, transfer};
 use layerfs::archive::{Compression, decompress};
@@ -17,7 +16,6 @@ use layerfs::oci::{Document, Platform, media_type};
 use layerfs::progress::{Event, Progress, Silent};
 use layerfs::reference::Reference;
 use layerfs::store::{Image, Store};
-use stub::{Request, Stub};
 
 fn location(text: &str) -> Location {
     text.parse().expect("a location")
