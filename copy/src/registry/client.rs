@@ -339,7 +339,12 @@ impl Host {
         let certificates = self.settings.cert_dir.as_deref().or(certificates.as_deref());
         let build = |protocols| {
             let tls = tls::config(trust, certificates, protocols)?;
-            let builder = Client::builder()
+            let builder = match is_loopback(&self.name) {
+                // As Go's programs have it: a proxy elsewhere cannot reach this machine's own loopback.
+                true => Client::builder().no_proxy(),
+                false => Client::builder(),
+            };
+            let builder = builder
                 .tls_backend_preconfigured(tls)
                 .redirect(reqwest::redirect::Policy::none())
                 .retry(reqwest::retry::never())

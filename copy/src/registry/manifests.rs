@@ -59,7 +59,8 @@ pub(super) async fn get(host: &Host, path: &str, locator: &str) -> Result<(Descr
 /// What a name points to, without its bytes; `None` where the name does not exist or the registry's answer does not
 /// say enough, in which case [`get`] does.
 pub(super) async fn head(host: &Host, path: &str, locator: &str, scope: Scope) -> Result<Option<Descriptor>> {
-    let (call, _) = call(host, Method::HEAD, path, locator, scope).await?;
+    let (mut call, name) = call(host, Method::HEAD, path, locator, scope).await?;
+    call.action = format!("look for `{name}`");
     let call = call.header(ACCEPT, &accept());
     let reply = host.send(&call).await?;
     match reply.status() {
