@@ -1,7 +1,30 @@
 //! Builds images from Dockerfiles.
+//!
+//! ```text
+//! bytes ──dockerfile──▶ tree ──graph──▶ steps ──cache──▶ keys ──schedule──▶ layers ──output──▶ image
+//! ```
+//!
+//! What is pure: [`dockerfile`], [`ignore`], [`graph`], the keys of [`cache`]. What touches files: [`files`] reads
+//! contexts, `exec` makes layers, `schedule` decides when, [`output`] puts the result where it is wanted.
+//!
+//! Invariants. A step is looked up by what it finds, never by how that came about. A layer is in the store before
+//! anything names it. Nothing is mounted outside this process's own mount namespace. Secrets are in no layer, key,
+//! record or log.
 
 pub mod cache;
+pub mod cli;
 pub mod dockerfile;
+mod engine;
+mod exec;
 pub mod files;
 pub mod graph;
 pub mod ignore;
+mod images;
+pub mod options;
+pub mod output;
+pub mod progress;
+mod schedule;
+mod time;
+
+pub use engine::{Built, build};
+pub use schedule::Cancel;

@@ -1,2 +1,222 @@
-//! x
-fn main() {}
+//! The `build` program: the command line around the library.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use build::cli::{self, Command, ContextArgument, Invocation, Surroundings};
+use build::options::DockerfileSource;
+use build::progress::Progress;
+use build::{Built, Cancel};
+use copy::credentials::{Keyring, Places};
+use layerfs::archive::{ApplyOptions, apply, decompress};
+use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::store::{Store, TempDir};
+use layerfs::sys::process::unshare_namespaces;
+use layerfs::sys::signals::Signals;
+use layerfs::userns::{self, Entered};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::mount::{MountPropagationFlags, mount_change};
+
+/// A problem with what was given or found.
+const FAILED: u8 = 1;
+/// A command line that makes no sense.
+const USAGE: u8 = 2;
+/// A bug of this program.
+const BUG: i32 = 70;
+/// Stopped by the user, as shells count it.
+const STOPPED: u8 = 130;
+/// The reader of our output went away.
+const CLOSED_PIPE: u8 = 141;
+/// `CLONE_NEWNS`
+const NEW_MOUNTS: u64 = 0x0002_0000;
+/// The longest Dockerfile or context archive that is told apart by its first bytes.
+const SNIFF: usize = 512;
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|info| {
+        let _ = writeln!(io::stderr(), "build: a bug: {info}");
+        std::process::exit(BUG);
+    }));
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let name = cli::program_name(words.first().map(OsString::as_os_str));
+    match work(&words) {
+        Ok(code) => code,
+        Err(error) => {
+            let mut text = format!("{name}: {}\n", error.chain());
+            if let Some(hint) = error.advice().filter(|hint| !hint.is_empty()) {
+                text.push_str(&format!("hint: {hint}\n"));
+            }
+            let _ = io::stderr().write_all(text.as_bytes());
+            exit_code(&error)
+        }
+    }
+}
+
+fn exit_code(error: &Error) -> ExitCode {
+    ExitCode::from(match error.kind() {
+        Kind::Usage => USAGE,
+        Kind::Interrupted => STOPPED,
+        Kind::Exit(code) => u8::try_from(code).unwrap_or(FAILED),
+        _ => FAILED,
+    })
+}
+
+fn work(words: &[OsString]) -> Result<ExitCode> {
+    let surroundings =
+        Surroundings { env: &|name| std::env::var_os(name), columns: columns(), read: &|path| std::fs::read(path) };
+    match cli::parse(words, &surroundings)? {
+        Command::Print(text) => print(&text),
+        Command::Build(invocation) => run(*invocation),
+    }
+}
+
+/// The width of the terminal that messages go to.
+fn columns() -> Option<usize> {
+    let stderr = io::stderr();
+    if !stderr.is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(stderr.as_fd()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+fn print(text: &str) -> Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::from(CLOSED_PIPE)),
+        result => result.context(|| "write to standard output").map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// What must happen in this order: credentials while this process is still its user, then the namespaces, then the
+/// step server while there is one thread, and only then threads.
+fn run(mut invocation: Invocation) -> Result<ExitCode> {
+    let uid = rustix::process::getuid().as_raw();
+    let places = Places::from_env(|name| std::env::var_os(name), uid);
+    invocation.options.registry.keyring = Some(Arc::new(Keyring::load(&places, invocation.authfile.as_deref())?));
+    let entered = userns::enter()?;
+    invocation.options.registry.real_uid = entered.rootless.then_some(entered.real_uid);
+    own_mounts(&entered)?;
+    if let Some(warning) = &entered.single_id {
+        let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let server = Arc::new(run::step::fork_server()?);
+    let signals = Signals::block().context(|| "take over the signals")?;
+    let root = match &invocation.store {
+        Some(root) => root.clone(),
+        None => Store::default_root(entered.rootless.then_some(entered.real_uid), |name| std::env::var_os(name))?,
+    };
+    let store = Store::open(&root)?;
+    let _unpacked = take_input(&store, &mut invocation)?;
+    let mut host = run::host::facts(&entered, &run::options::RunOptions::default())?;
+    // Steps have no limit on processes: nobody asked for one, and not every machine could set it.
+    host.limits_pids = false;
+
+    let cancel = Arc::new(Cancel::default());
+    watch(signals, cancel.clone());
+    let progress = Arc::new(Progress::new(invocation.options.progress, Box::new(io::stderr())));
+    tick(&progress);
+    let built = build::build(&store, server, host, &invocation.options, &progress, &cancel);
+    progress.finish();
+    report(&built?)
+}
+
+/// Mounts of root's builds stay out of the machine's mount namespace, so that none is left behind whatever happens.
+/// Everybody else is in a namespace of their own already.
+fn own_mounts(entered: &Entered) -> Result<()> {
+    if entered.rootless && entered.real_uid != 0 {
+        return Ok(());
+    }
+    unshare_namespaces(NEW_MOUNTS).context(|| "make a mount namespace").map_err(|error| {
+        error
+            .hint("the container this runs in does not allow mounts: give it CAP_SYS_ADMIN, or run as an ordinary user")
+    })?;
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", flags).context(|| "keep mounts to this process")
+}
+
+/// Reads what comes from standard input: a context, or a Dockerfile. The folder lives as long as the result.
+fn take_input(store: &Store, invocation: &mut Invocation) -> Result<Option<TempDir>> {
+    if invocation.dockerfile_from_stdin {
+        let mut bytes = Vec::new();
+        io::stdin().lock().read_to_end(&mut bytes).context(|| "read standard input")?;
+        invocation.options.dockerfile = DockerfileSource::Bytes(bytes);
+    }
+    match &invocation.context {
+        ContextArgument::Folder(path) => {
+            invocation.options.context = Some(path.clone());
+            Ok(None)
+        }
+        ContextArgument::Stdin => {
+            let mut input = io::stdin().lock();
+            let mut start = Vec::new();
+            input.by_ref().take(SNIFF as u64).read_to_end(&mut start).context(|| "read standard input")?;
+            let packed = start.starts_with(&[0x1f, 0x8b]) || start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
+            if !packed && start.get(257..262) != Some(b"ustar") {
+                input.read_to_end(&mut start).context(|| "read standard input")?;
+                invocation.options.dockerfile = DockerfileSource::Bytes(start);
+                invocation.options.context = None;
+                return Ok(None);
+            }
+            let dir = store.new_temp_dir()?;
+            let folder = dir.path().join("context");
+            std::fs::create_dir(&folder).at("create", &folder)?;
+            let root = std::fs::File::open(&folder).at("open", &folder)?;
+            let single_id = store.mapping()?.is_single();
+            let plain = decompress(io::Cursor::new(start).chain(io::stdin()))?;
+            apply(plain, root.as_fd(), &ApplyOptions { single_id, ..ApplyOptions::default() })
+                .context(|| "unpack the context from standard input")?;
+            if let DockerfileSource::File(path) = &invocation.options.dockerfile {
+                invocation.options.dockerfile = DockerfileSource::File(folder.join(path));
+            }
+            invocation.options.context = Some(folder);
+            Ok(Some(dir))
+        }
+    }
+}
+
+/// Stops the build at the first request, and this process at the second.
+fn watch(signals: Signals, cancel: Arc<Cancel>) {
+    /// `SIGHUP`, `SIGINT`, `SIGQUIT`, `SIGTERM`
+    const STOPPING: [i32; 4] = [1, 2, 3, 15];
+    std::thread::spawn(move || {
+        loop {
+            let mut fds = [PollFd::new(&signals, PollFlags::IN)];
+            let _ = poll(&mut fds, None);
+            while let Ok(Some(signal)) = signals.next() {
+                if !STOPPING.contains(&signal) {
+                    continue;
+                }
+                if cancel.is_stopped() {
+                    std::process::exit(i32::from(STOPPED));
+                }
+                cancel.stop();
+            }
+        }
+    });
+}
+
+/// Redraws progress while the build runs.
+fn tick(progress: &Arc<Progress>) {
+    let progress = Arc::downgrade(progress);
+    std::thread::spawn(move || {
+        while let Some(progress) = progress.upgrade() {
+            progress.tick();
+            drop(progress);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+}
+
+fn report(built: &Built) -> Result<ExitCode> {
+    let mut text = format!("{}\n", built.id);
+    for (name, descriptor) in &built.pushed {
+        text.push_str(&format!("{name}@{}\n", descriptor.digest));
+    }
+    print(&text)
+}

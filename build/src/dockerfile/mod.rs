@@ -44,3 +44,4 @@ pub use dump::dump;
 pub use error::{Fault, ParseError};
 pub use parser::{parse, parse_trigger};
 pub use path::clean;
+pub(crate) use values::{csv, size};

@@ -37,8 +37,7 @@ pub struct Part {
 pub enum Content {
     /// One file; its path is empty.
     File(Entry),
-    /// What is in a folder. The folder itself comes first, with an empty path, where it is meant to be copied; not so
-    /// with `--parents`, whose root stands for the destination.
+    /// What is in a folder; not the folder itself, whose place the destination takes.
     Folder(Vec<Entry>),
     /// A file of the Dockerfile.
     Inline(Vec<u8>),
@@ -49,6 +48,17 @@ pub enum Content {
 pub struct Selection {
     /// The parts.
     pub parts: Vec<Part>,
+}
+
+impl Selection {
+    /// Whether something called `name` lies at the top of what is selected.
+    pub(crate) fn has_name(&self, name: &[u8]) -> bool {
+        self.parts.iter().any(|part| match &part.content {
+            Content::File(_) | Content::Inline(_) => part.name == name,
+            // Sorted: what is below a folder follows it, so only whole names need to be looked at.
+            Content::Folder(entries) => entries.iter().any(|entry| entry.path == name),
+        })
+    }
 }
 
 /// Finds what `request` means in `tree`.
@@ -95,9 +105,7 @@ fn part(tree: &Tree, path: &str, node: Node, exclude: &Ignore, wildcard: bool) -
         return Ok(Some(Part { name: name.into(), content: Content::File(entry) }));
     }
     let below = walk(tree, &node.path, &Filter { exclude: exclude.clone(), include: None })?;
-    let root = Entry::of(tree, Vec::new(), node.path.into_bytes(), node.metadata)?;
-    let entries = root.into_iter().chain(below).collect();
-    Ok(Some(Part { name: name.into(), content: Content::Folder(entries) }))
+    Ok(Some(Part { name: name.into(), content: Content::Folder(below) }))
 }
 
 /// `--parents`: the path after a `/./`, or all of it, is kept.
@@ -178,15 +186,16 @@ fn unescape(text: &str) -> String {
 /// The entries below one path of a tree, for a mount: a file alone, or a folder with itself first.
 pub(super) fn everything_at(tree: &Tree, path: &str) -> Result<Vec<Entry>> {
     let node = tree.resolve(path)?.ok_or_else(|| tree.missing(path))?;
-    match part(tree, path, node, &Ignore::default(), false)?.map(|part| part.content) {
-        Some(Content::File(entry)) => Ok(vec![entry]),
-        Some(Content::Folder(entries)) => Ok(entries),
-        _ => Ok(Vec::new()),
-    }
+    let itself = Entry::of(tree, Vec::new(), node.path.clone().into_bytes(), node.metadata.clone())?;
+    let below = match node.metadata.is_dir() {
+        true => walk(tree, &node.path, &Filter::default())?,
+        false => Vec::new(),
+    };
+    Ok(itself.into_iter().chain(below).collect())
 }
 
 /// Where an entry lies on disk.
-pub(super) fn real(tree: &Tree, entry: &Entry) -> std::path::PathBuf {
+pub(crate) fn real(tree: &Tree, entry: &Entry) -> std::path::PathBuf {
     tree.real(Path::new(std::ffi::OsStr::from_bytes(&entry.source)))
 }
 

@@ -51,6 +51,23 @@ pub struct Options {
     pub allow_insecure: bool,
 }
 
+impl Options {
+    /// A build for `platform` with nothing else said.
+    pub fn new(platform: Platform) -> Self {
+        Self {
+            build_args: Vec::new(),
+            target: None,
+            platform,
+            build_platform: Platform::host(),
+            contexts: Vec::new(),
+            labels: Vec::new(),
+            network: ast::Network::Default,
+            hosts: Vec::new(),
+            allow_insecure: false,
+        }
+    }
+}
+
 /// Where files come from that are not the stage's own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {

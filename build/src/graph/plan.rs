@@ -210,6 +210,11 @@ impl Plan<'_> {
         names.filter(|name| !known(name) && !declared(name)).collect()
     }
 
+    /// The Dockerfile's text.
+    pub fn source(&self) -> &crate::dockerfile::source::Source {
+        &self.file.source
+    }
+
     /// A global argument's value.
     pub fn global(&self, name: &str) -> Option<&str> {
         let given = self.options.build_args.iter().rev().find(|(known, _)| known == name);

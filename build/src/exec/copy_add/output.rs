@@ -1,0 +1,271 @@
+//! The entries of a layer in the making, by path.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use layerfs::archive::TarWriter;
+use layerfs::archive::read::{Entry as TarEntry, EntryKind, Time};
+use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::layer::MergedView;
+use rayon::prelude::*;
+
+use super::archive::{self, Form};
+use super::{Clock, path};
+use crate::exec::placement::Placement;
+use crate::files::{self, Entry, FileKind, Tree};
+use crate::graph::Chmod;
+
+/// Files up to this size are read ahead by several threads, in bytes.
+const SMALL: u64 = 1 << 20;
+/// Files read ahead at once, and their bytes.
+const AHEAD: (usize, u64) = (256, 16 << 20);
+
+/// What is the same for every file of a copy.
+#[derive(Clone, Copy)]
+pub(super) struct Style<'a> {
+    /// Everybody's owner; without it, files of images keep theirs and all others are root's.
+    pub(super) owner: Option<(u32, u32)>,
+    /// A change of mode.
+    pub(super) chmod: Option<&'a Chmod>,
+    /// The times.
+    pub(super) clock: Clock,
+}
+
+/// A layer in the making.
+pub(super) struct Output<'a> {
+    style: Style<'a>,
+    entries: BTreeMap<Vec<u8>, Item<'a>>,
+    archives: Vec<(Vec<u8>, PathBuf, Form)>,
+    /// Something is there that the layers below do not have.
+    changes: bool,
+}
+
+struct Item<'a> {
+    entry: TarEntry,
+    content: Bytes<'a>,
+    /// A folder below that is only described again: the way to what changes.
+    known: bool,
+}
+
+enum Bytes<'a> {
+    None,
+    Memory(&'a [u8]),
+    /// A file, and its inode if it has several names.
+    Disk(PathBuf, Option<(u64, u64)>),
+}
+
+impl<'a> Output<'a> {
+    /// A layer that holds the way to `placement` so far.
+    pub(super) fn new(placement: &Placement, style: Style<'a>) -> Self {
+        let mut output = Self { style, entries: BTreeMap::new(), archives: Vec::new(), changes: false };
+        for (path, folder) in &placement.folders {
+            match folder {
+                None => output.folder(path),
+                Some(folder) => {
+                    let mut entry = blank(path.clone(), EntryKind::Dir, folder.mode);
+                    (entry.uid, entry.gid) = (folder.uid.into(), folder.gid.into());
+                    entry.mtime.seconds = style.clock.limit(folder.modified);
+                    output.entries.insert(path.clone(), Item { entry, content: Bytes::None, known: true });
+                }
+            }
+        }
+        output
+    }
+
+    /// Whether the layer would change nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.changes && self.archives.is_empty()
+    }
+
+    /// A folder that has to be there; made where it is not.
+    pub(super) fn folder(&mut self, path: &[u8]) {
+        if path.is_empty() || self.entries.get(path).is_some_and(|item| item.entry.kind == EntryKind::Dir) {
+            return;
+        }
+        let (uid, gid) = self.style.owner.unwrap_or((0, 0));
+        let mut entry = blank(path.to_vec(), EntryKind::Dir, self.style.folder_mode());
+        (entry.uid, entry.gid) = (uid.into(), gid.into());
+        entry.mtime.seconds = self.style.clock.stamp();
+        self.insert(Item { entry, content: Bytes::None, known: false });
+    }
+
+    /// A file of a tree.
+    pub(super) fn disk(&mut self, path: Vec<u8>, tree: &Tree, source: &Entry) -> Result<()> {
+        let metadata = &source.metadata;
+        let kind = match source.kind {
+            FileKind::File => EntryKind::File,
+            FileKind::Dir => EntryKind::Dir,
+            FileKind::Symlink => EntryKind::Symlink,
+            FileKind::Char => EntryKind::Char,
+            FileKind::Block => EntryKind::Block,
+            FileKind::Fifo => EntryKind::Fifo,
+        };
+        let mode = match (kind, self.style.chmod) {
+            (EntryKind::Symlink, _) => 0o777,
+            (_, Some(chmod)) => chmod.apply(source.mode(), kind == EntryKind::Dir),
+            (_, None) => source.mode(),
+        };
+        let own = if tree.is_image() { (metadata.uid(), metadata.gid()) } else { (0, 0) };
+        let (uid, gid) = self.style.owner.unwrap_or(own);
+        let mut entry = blank(path, kind, mode);
+        (entry.uid, entry.gid) = (uid.into(), gid.into());
+        entry.mtime.seconds = self.style.clock.limit(metadata.mtime());
+        entry.link.clone_from(&source.link);
+        entry.xattrs = files::xattrs(tree, source)?;
+        let mut content = Bytes::None;
+        if kind == EntryKind::File {
+            entry.size = metadata.size();
+            let shared = (metadata.nlink() > 1).then(|| (metadata.dev(), metadata.ino()));
+            content = Bytes::Disk(files::real(tree, source), shared);
+        }
+        if matches!(kind, EntryKind::Char | EntryKind::Block) {
+            entry.device = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+        }
+        self.checked_insert(Item { entry, content, known: false })
+    }
+
+    /// A file of the Dockerfile.
+    pub(super) fn inline(&mut self, path: Vec<u8>, bytes: &'a [u8]) -> Result<()> {
+        let mode = self.style.chmod.map_or(0o644, |chmod| chmod.apply(0o644, false));
+        let (uid, gid) = self.style.owner.unwrap_or((0, 0));
+        let mut entry = blank(path, EntryKind::File, mode);
+        (entry.uid, entry.gid) = (uid.into(), gid.into());
+        entry.mtime.seconds = self.style.clock.stamp();
+        entry.size = bytes.len() as u64;
+        self.checked_insert(Item { entry, content: Bytes::Memory(bytes), known: false })
+    }
+
+    /// An archive whose members go below `path`.
+    pub(super) fn archive(&mut self, path: Vec<u8>, file: PathBuf, form: Form) {
+        self.archives.push((path, file, form));
+    }
+
+    /// A later source replaces an earlier one's file, but neither takes the place of the other's folder.
+    fn checked_insert(&mut self, item: Item<'a>) -> Result<()> {
+        if let Some(before) = self.entries.get(&item.entry.path) {
+            let (was, is) = (before.entry.kind == EntryKind::Dir, item.entry.kind == EntryKind::Dir);
+            if was != is {
+                return Err(conflict(&item.entry.path, is));
+            }
+        }
+        self.insert(item);
+        Ok(())
+    }
+
+    fn insert(&mut self, item: Item<'a>) {
+        self.changes = true;
+        self.entries.insert(item.entry.path.clone(), item);
+    }
+
+    /// Looks whether a folder would take a file's place in the stage, or the other way round.
+    pub(super) fn check_conflicts(&self, view: &MergedView) -> Result<()> {
+        let mut there: HashMap<&[u8], bool> = HashMap::new();
+        for (name, item) in &self.entries {
+            let parent = name.iter().rposition(|byte| *byte == b'/').map_or(&b""[..], |slash| &name[..slash]);
+            if !parent.is_empty() && !there.get(parent).copied().unwrap_or(false) {
+                continue;
+            }
+            let Some(found) = view.lookup(path(name))? else { continue };
+            let is_dir = item.entry.kind == EntryKind::Dir;
+            if is_dir != found.metadata.is_dir() {
+                return Err(conflict(name, is_dir));
+            }
+            there.insert(name, is_dir);
+        }
+        Ok(())
+    }
+
+    /// Writes everything, sorted by path, then the members of the archives.
+    pub(super) fn write(&self, tar: &mut TarWriter<impl Write>) -> Result<()> {
+        let mut links: HashMap<(u64, u64), &[u8]> = HashMap::new();
+        let items: Vec<&Item<'_>> = self.entries.values().collect();
+        let mut rest = &items[..];
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let count = rest.iter().take(AHEAD.0).take_while(|item| {
+                bytes += item.entry.size.min(SMALL);
+                bytes <= AHEAD.1
+            });
+            let (batch, later) = rest.split_at(count.count().max(1));
+            rest = later;
+            let contents: Vec<Option<Vec<u8>>> =
+                batch.par_iter().with_min_len(8).map(|item| item.read_ahead()).collect::<Result<_>>()?;
+            for (item, content) in batch.iter().zip(contents) {
+                item.write(tar, content, &mut links)?;
+            }
+        }
+        for (below, file, form) in &self.archives {
+            archive::copy(tar, below, file, *form, &self.style)?;
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Item<'a> {
+    fn read_ahead(&self) -> Result<Option<Vec<u8>>> {
+        match &self.content {
+            Bytes::Disk(path, None) if self.entry.size <= SMALL && self.entry.size > 0 => {
+                fs::read(path).at("read", path).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn write(
+        &'a self,
+        tar: &mut TarWriter<impl Write>,
+        ahead: Option<Vec<u8>>,
+        links: &mut HashMap<(u64, u64), &'a [u8]>,
+    ) -> Result<()> {
+        match (&self.content, ahead) {
+            (Bytes::None, _) => tar.append(&self.entry),
+            (Bytes::Memory(bytes), _) => tar.append_file(&self.entry, *bytes),
+            (Bytes::Disk(path, _), Some(bytes)) => {
+                if bytes.len() as u64 != self.entry.size {
+                    return Err(Error::new(Kind::Conflict, format!("`{}` changed while it was read", path.display()))
+                        .hint("build again when nothing writes to the context"));
+                }
+                tar.append_file(&self.entry, &bytes[..])
+            }
+            (Bytes::Disk(path, shared), None) => {
+                if let Some(inode) = shared {
+                    if let Some(first) = links.get(inode) {
+                        let link =
+                            TarEntry { kind: EntryKind::Hardlink, link: first.to_vec(), size: 0, ..self.entry.clone() };
+                        return tar.append(&link);
+                    }
+                    links.insert(*inode, &self.entry.path);
+                }
+                let file = File::open(path).at("open", path)?;
+                tar.append_file(&self.entry, file)
+            }
+        }
+    }
+}
+
+fn conflict(path: &[u8], is_folder: bool) -> Error {
+    let path = String::from_utf8_lossy(path).into_owned();
+    let (new, old) = if is_folder { ("folder", "file") } else { ("file", "folder") };
+    Error::new(Kind::Conflict, format!("a {new} would take the place of the {old} `/{path}`"))
+        .hint("copy to another place, or remove it in a RUN step before")
+}
+
+/// An entry with nothing but its name.
+pub(super) fn blank(path: Vec<u8>, kind: EntryKind, mode: u32) -> TarEntry {
+    TarEntry {
+        path,
+        kind,
+        link: Vec::new(),
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: Time::default(),
+        size: 0,
+        device: (0, 0),
+        xattrs: Vec::new(),
+        sparse: None,
+    }
+}

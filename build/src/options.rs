@@ -1,0 +1,144 @@
+//! What a build is asked to do: plain data, checked once by the command line.
+
+use std::path::PathBuf;
+
+use layerfs::oci::Platform;
+use layerfs::reference::Reference;
+
+use crate::graph;
+use crate::output::Output;
+use crate::progress::Style;
+
+/// A build.
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// Where files are copied from; `None` for a build without a context.
+    pub context: Option<PathBuf>,
+    /// The Dockerfile.
+    pub dockerfile: DockerfileSource,
+    /// An ignore file in place of the usual ones.
+    pub ignore_file: Option<PathBuf>,
+    /// What the graph depends on.
+    pub graph: graph::Options,
+    /// `--build-context` that are folders, by name.
+    pub contexts: Vec<(String, PathBuf)>,
+    /// What is not looked up in the cache.
+    pub no_cache: NoCache,
+    /// When base images are pulled.
+    pub pull: Pull,
+    /// Names for the image.
+    pub tags: Vec<Reference>,
+    /// `--annotation`, in order.
+    pub annotations: Vec<(String, String)>,
+    /// Where the result goes besides the store.
+    pub outputs: Vec<Output>,
+    /// `--push`.
+    pub push: bool,
+    /// `--secret`.
+    pub secrets: Vec<Secret>,
+    /// `--ssh`: agent sockets by id.
+    pub agents: Vec<(String, PathBuf)>,
+    /// Most steps that run at the same time.
+    pub jobs: usize,
+    /// Receives the image's id.
+    pub iidfile: Option<PathBuf>,
+    /// Receives what is known of the result, as JSON.
+    pub metadata_file: Option<PathBuf>,
+    /// How progress is shown.
+    pub progress: Style,
+    /// `SOURCE_DATE_EPOCH`, in seconds since 1970.
+    pub epoch: Option<i64>,
+    /// How registries are spoken to.
+    pub registry: copy::Options,
+    /// Bytes of `/dev/shm` in steps.
+    pub shm_size: Option<u64>,
+    /// `--ulimit` for steps.
+    pub ulimits: Vec<run::options::Ulimit>,
+}
+
+impl BuildOptions {
+    /// A build of `context` with docker's defaults, for `platform`.
+    pub fn new(context: PathBuf, platform: Platform) -> Self {
+        Self {
+            context: Some(context),
+            dockerfile: DockerfileSource::Default,
+            ignore_file: None,
+            graph: graph::Options::new(platform),
+            contexts: Vec::new(),
+            no_cache: NoCache::Nothing,
+            pull: Pull::Missing,
+            tags: Vec::new(),
+            annotations: Vec::new(),
+            outputs: Vec::new(),
+            push: false,
+            secrets: Vec::new(),
+            agents: Vec::new(),
+            jobs: default_jobs(),
+            iidfile: None,
+            metadata_file: None,
+            progress: Style::Plain,
+            epoch: None,
+            registry: copy::Options::default(),
+            shm_size: None,
+            ulimits: Vec::new(),
+        }
+    }
+}
+
+/// Steps mostly wait for networks and disks, so more run at once than there are cores.
+pub(crate) fn default_jobs() -> usize {
+    std::thread::available_parallelism().map_or(16, |cores| (cores.get() * 4).max(16))
+}
+
+/// Where the Dockerfile is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DockerfileSource {
+    /// `Dockerfile` in the context, or `Containerfile`.
+    Default,
+    /// A file.
+    File(PathBuf),
+    /// These bytes, from standard input.
+    Bytes(Vec<u8>),
+}
+
+/// What is not looked up in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoCache {
+    /// All is looked up.
+    Nothing,
+    /// The steps of these stages are not.
+    Stages(Vec<String>),
+    /// Nothing is looked up.
+    Everything,
+}
+
+impl NoCache {
+    /// Whether a stage's steps are run in any case.
+    pub(crate) fn covers(&self, stage: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Stages(names) => names.iter().any(|name| name.eq_ignore_ascii_case(stage)),
+            Self::Everything => true,
+        }
+    }
+}
+
+/// When a base image is pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pull {
+    /// When it is not in the store.
+    Missing,
+    /// The registry is always asked.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// A secret of the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// What steps call it.
+    pub id: String,
+    /// Its bytes. Read when the command line is, so that a missing one is told before anything runs.
+    pub value: Vec<u8>,
+}

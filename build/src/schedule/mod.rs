@@ -1,0 +1,227 @@
+//! Carries a graph out: stages side by side, each step looked up before it is done.
+//!
+//! Every stage has a thread that waits for what it needs; a limited number of steps runs at a time ([`once::Slots`]).
+//! Steps of equal keys run once, whoever comes first. The first failure stops everything else, and is the one that is
+//! told. A layer becomes part of the store before its record does, so a build that is killed at any point leaves only
+//! whole results, and the next build begins where it ended.
+
+mod once;
+mod stack;
+mod stage;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use layerfs::error::{Error, Kind, Result};
+use layerfs::layer::MergedView;
+use layerfs::store::{Image, Store};
+use run::step::Server;
+
+use crate::cache::{Key, Outcome, Records};
+use crate::dockerfile::source::Source;
+use crate::exec::copy_add::Clock;
+use crate::exec::run_step::Runner;
+use crate::files::{StatCache, Tree};
+use crate::graph::{BaseImage, Graph, Origin};
+use crate::options::NoCache;
+use crate::progress::Progress;
+use once::{Flights, Promise, Slots};
+pub(crate) use stack::Stack;
+
+/// What a stage became.
+#[derive(Clone, Debug)]
+pub(crate) struct StageResult {
+    /// Its layers, the base's included.
+    pub(crate) stack: Stack,
+    /// Every step since the base image: its line of history, and what it yielded; `None` for those that only configure.
+    pub(crate) history: Vec<(String, Option<Outcome>)>,
+}
+
+/// Everything that steps need, shared by all threads.
+pub(crate) struct Engine<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) records: Records<'a>,
+    pub(crate) progress: &'a Progress,
+    /// The Dockerfile, for messages.
+    pub(crate) source: &'a Source,
+    /// The build context, and those named on the command line.
+    pub(crate) contexts: HashMap<Option<String>, Context>,
+    pub(crate) images: HashMap<BaseImage, Image>,
+    pub(crate) runner: Runner<'a>,
+    pub(crate) clock: Clock,
+    pub(crate) no_cache: &'a NoCache,
+    pub(crate) cancel: &'a Cancel,
+    pub(crate) slots: Slots,
+    pub(crate) flights: Flights<Key, Outcome>,
+}
+
+/// A folder that files are copied from, and what was digested of it before.
+pub(crate) struct Context {
+    pub(crate) tree: Tree,
+    pub(crate) stats: StatCache,
+}
+
+impl Context {
+    /// The context `tree`, with its cache below `cache_dir`.
+    pub(crate) fn new(tree: Tree, cache_dir: &Path) -> Self {
+        let stats = StatCache::open(cache_dir, tree.root());
+        Self { tree, stats }
+    }
+}
+
+/// Stops a build.
+#[derive(Debug, Default)]
+pub struct Cancel {
+    stopped: AtomicBool,
+    /// What else has to be told.
+    server: Mutex<Option<std::sync::Weak<Server>>>,
+}
+
+impl Cancel {
+    /// Lets `server`'s steps be killed with the rest.
+    pub(crate) fn covers(&self, server: &std::sync::Arc<Server>) {
+        *self.server.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            Some(std::sync::Arc::downgrade(server));
+    }
+
+    /// Stops what runs and lets nothing new begin.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        let server = self.server.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(server) = server.as_ref().and_then(std::sync::Weak::upgrade) {
+            let _ = server.cancel_all();
+        }
+    }
+
+    /// Whether the build was stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// An error once the build was stopped.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.is_stopped() {
+            true => Err(Error::new(Kind::Interrupted, "the build was stopped")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Places for `jobs` steps.
+pub(crate) fn slots(jobs: usize) -> Slots {
+    Slots::new(jobs)
+}
+
+/// No work is under way yet.
+pub(crate) fn flights() -> Flights<Key, Outcome> {
+    Flights::default()
+}
+
+/// Builds every stage of the graph; gives the target's result.
+///
+/// # Errors
+/// The first failure of any step.
+pub(crate) fn carry_out(engine: &Engine<'_>, graph: &Graph) -> Result<StageResult> {
+    let promises: HashMap<usize, Promise<StageResult>> =
+        graph.stages.iter().map(|stage| (stage.index, Promise::default())).collect();
+    let first_error: Mutex<Option<Error>> = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for stage in &graph.stages {
+            let (promises, first_error) = (&promises, &first_error);
+            scope.spawn(move || {
+                // Those who wait are freed even if this thread panics.
+                let _freed = Freed(&promises[&stage.index]);
+                match stage::build(engine, stage, promises) {
+                    Ok(result) => promises[&stage.index].settle(Some(result)),
+                    Err(error) => {
+                        let mut first = first_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        if first.is_none() || first.as_ref().is_some_and(|first| first.kind() == Kind::Interrupted) {
+                            *first = Some(error);
+                        }
+                        drop(first);
+                        engine.cancel.stop();
+                    }
+                }
+            });
+        }
+    });
+    let first = first_error.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    match (first, promises[&graph.target().index].wait()) {
+        (Some(error), _) => Err(error),
+        (None, Some(result)) => Ok(result),
+        (None, None) => Err(Error::new(Kind::Interrupted, "the build was stopped")),
+    }
+}
+
+struct Freed<'a>(&'a Promise<StageResult>);
+
+impl Drop for Freed<'_> {
+    fn drop(&mut self) {
+        self.0.settle(None);
+    }
+}
+
+/// Finds the files of other stages and of images.
+pub(crate) struct Origins<'a> {
+    engine: &'a Engine<'a>,
+    promises: &'a HashMap<usize, Promise<StageResult>>,
+}
+
+impl<'a> Origins<'a> {
+    /// The layers of a stage or image, waited for; `None` for a context.
+    pub(crate) fn stack(&self, origin: &Origin) -> Result<Option<Stack>> {
+        match origin {
+            Origin::Context | Origin::Named(_) => Ok(None),
+            Origin::Scratch => Ok(Some(Stack::default())),
+            Origin::Stage(index) => self.stage(*index).map(|result| Some(result.stack)),
+            Origin::Image(image) => Ok(Some(Stack::of_image(&self.engine.images[image]))),
+        }
+    }
+
+    /// Another stage's result, waited for.
+    pub(crate) fn stage(&self, index: usize) -> Result<StageResult> {
+        let result = self.promises[&index].wait();
+        result.ok_or_else(|| Error::new(Kind::Interrupted, "a stage that this one needs was not built"))
+    }
+
+    /// A context of the command line.
+    pub(crate) fn context(&self, origin: &Origin) -> Result<&'a Context> {
+        let name = match origin {
+            Origin::Named(name) => Some(name.clone()),
+            _ => None,
+        };
+        self.engine.contexts.get(&name).ok_or_else(|| {
+            Error::new(Kind::Usage, "this build has no context, so there are no files to copy")
+                .hint("name a folder on the command line, such as `build .`")
+        })
+    }
+
+    /// What messages call it.
+    pub(crate) fn label(&self, origin: &Origin) -> String {
+        match origin {
+            Origin::Context => "the build context".to_owned(),
+            Origin::Named(name) => format!("the build context `{name}`"),
+            Origin::Stage(index) => format!("stage {index}"),
+            Origin::Image(image) => format!("image `{}`", image.name),
+            Origin::Scratch => "scratch".to_owned(),
+        }
+    }
+
+    /// The files of layers, mounted for as long as the tree lives.
+    pub(crate) fn mount(&self, origin: &Origin, stack: &Stack) -> Result<Tree> {
+        let lowers = stack.lowers(self.engine.store)?;
+        if lowers.dirs.is_empty() {
+            let nothing = self.engine.runner.empty_folder().to_owned();
+            return Ok(Tree::new(self.label(origin), nothing, crate::ignore::Ignore::default()));
+        }
+        let plan = layerfs::mount::MountPlan { lowers: lowers.dirs, upper: None, volatile: false };
+        Ok(Tree::of_mount(self.label(origin), layerfs::mount::overlay(&plan)?))
+    }
+
+    /// A stage's own files so far.
+    pub(crate) fn view(&self, stack: &Stack) -> Result<MergedView> {
+        stack.view(self.engine.store)
+    }
+}

@@ -1,0 +1,274 @@
+//! One stage: its steps in order, each looked up, and done where it was not done before.
+
+use std::collections::HashMap;
+
+use layerfs::error::{Error, Kind, Result};
+use layerfs::layer::MergedView;
+
+use super::once::{Promise, Turn};
+use super::{Engine, Origins, Stack, StageResult};
+use crate::cache::{Key, KeyBuilder, Outcome};
+use crate::dockerfile::ParseError;
+use crate::exec::copy_add::{self, Prepared};
+use crate::exec::placement::{self, Found, Placement};
+use crate::exec::{identity, run_step};
+use crate::files::{self, Owners, Request, Selection, Tree};
+use crate::graph::{Action, Copy, Origin, Run, Stage, Step, Workdir};
+use crate::progress::{End, StepId};
+use crate::time::rfc3339;
+
+/// Builds one stage.
+pub(super) fn build(
+    engine: &Engine<'_>,
+    stage: &Stage,
+    promises: &HashMap<usize, Promise<StageResult>>,
+) -> Result<StageResult> {
+    let origins = Origins { engine, promises };
+    let (mut stack, mut history) = match &stage.base {
+        Origin::Stage(index) => {
+            let below = origins.stage(*index)?;
+            (below.stack, below.history)
+        }
+        base => (origins.stack(base)?.unwrap_or_default(), Vec::new()),
+    };
+    if let Origin::Image(image) = &stage.base {
+        base(engine, stage, &image.name, &stack)?;
+    }
+    for step in &stage.steps {
+        engine.cancel.check()?;
+        let Some(title) = &step.title else {
+            history.push((step.created_by.clone(), None));
+            continue;
+        };
+        let id = engine.progress.start(title);
+        let worker = Worker { engine, stage, step, origins: &origins, stack: &stack, id };
+        match worker.step() {
+            Ok((outcome, end)) => {
+                engine.progress.end(id, &end);
+                if let Some(layer) = outcome.as_ref().and_then(|outcome| outcome.layer) {
+                    stack.push(layer);
+                }
+                history.push((step.created_by.clone(), outcome));
+            }
+            Err(error) => return Err(worker.tell(error)),
+        }
+    }
+    Ok(StageResult { stack, history })
+}
+
+/// Shows the base image as the stage's first step, and unpacks it.
+fn base(engine: &Engine<'_>, stage: &Stage, name: &str, stack: &Stack) -> Result<()> {
+    let total = 1 + stage.steps.iter().filter(|step| step.title.is_some()).count();
+    // A stage alone in its Dockerfile has no label in its steps' titles.
+    let labelled = stage
+        .steps
+        .iter()
+        .filter_map(|step| step.title.as_deref())
+        .all(|t| t.starts_with(&format!("[{} ", stage.label)));
+    let label = if labelled { format!("{} ", stage.label) } else { String::new() };
+    let id = engine.progress.start(&format!("[{label}1/{total}] FROM {name}"));
+    let there = stack.is_unpacked(engine.store)?;
+    let unpacked = stack.lowers(engine.store);
+    let end = match &unpacked {
+        Ok(_) if there => End::Cached,
+        Ok(_) => End::Done,
+        Err(error) => End::Failed(error.chain()),
+    };
+    engine.progress.end(id, &end);
+    unpacked.map(drop)
+}
+
+/// Whether a name that is copied into a folder is there already; where the names are not known, it may be.
+fn meets_others(view: &MergedView, placement: &Placement, selected: Option<&Selection>) -> Result<bool> {
+    use std::os::unix::ffi::OsStrExt;
+    let Some(selected) = selected else { return Ok(true) };
+    let there = view.read_dir(std::ffi::OsStr::from_bytes(&placement.path))?.unwrap_or_default();
+    Ok(there.iter().any(|name| selected.has_name(name.as_bytes())))
+}
+
+struct Worker<'a> {
+    engine: &'a Engine<'a>,
+    stage: &'a Stage,
+    step: &'a Step,
+    origins: &'a Origins<'a>,
+    stack: &'a Stack,
+    id: StepId,
+}
+
+/// What a step yielded, and how progress calls it.
+type Ended = (Option<Outcome>, End);
+
+impl Worker<'_> {
+    fn step(&self) -> Result<Ended> {
+        match &self.step.action {
+            Action::Configure => Ok((None, End::Cached)),
+            Action::Run(run) => self.run(run),
+            Action::Copy(copy) => self.copy(copy),
+            Action::Workdir(workdir) => self.workdir(workdir),
+        }
+    }
+
+    /// The result recorded under `key`, or that of `work`, which is then recorded.
+    fn once(&self, key: Key, work: impl FnOnce() -> Result<Option<crate::cache::Layer>>) -> Result<Ended> {
+        let engine = self.engine;
+        let settle = match engine.flights.take(key) {
+            Turn::Other(Some(outcome)) => return Ok((Some(outcome), End::Cached)),
+            Turn::Other(None) => return Err(Error::new(Kind::Interrupted, "an equal step failed")),
+            Turn::Own(settle) => settle,
+        };
+        if !engine.no_cache.covers(&self.stage.label)
+            && let Some(outcome) = engine.records.find(&key)?
+        {
+            settle.with(outcome.clone());
+            return Ok((Some(outcome), End::Cached));
+        }
+        let slot = engine.slots.take();
+        engine.cancel.check()?;
+        let layer = work()?;
+        drop(slot);
+        let created = rfc3339(engine.clock.clamp.unwrap_or_else(crate::time::now));
+        let outcome = Outcome { layer, created };
+        let title = self.step.title.as_deref().unwrap_or_default();
+        engine.records.keep(&key, &outcome, title, &self.stack.diff_ids())?;
+        settle.with(outcome.clone());
+        Ok((Some(outcome), End::Done))
+    }
+
+    /// Keys carry the limit on times: it changes what a step yields.
+    fn key(&self, kind: &str) -> KeyBuilder {
+        let epoch = self.engine.clock.clamp.map_or_else(String::new, |epoch| epoch.to_string());
+        KeyBuilder::new(kind).with("epoch", epoch)
+    }
+
+    fn run(&self, run: &Run) -> Result<Ended> {
+        let mounts = run_step::resolve_mounts(self.engine, self.origins, run)?;
+        let key = run_step::describe(self.key("run/1"), run, &mounts)
+            .with("platform", self.stage.platform.to_string())
+            .on(self.stack.chain())
+            .finish();
+        self.once(key, || run_step::run(self.engine, run, &mounts, self.stack, self.origins, self.id))
+    }
+
+    fn workdir(&self, workdir: &Workdir) -> Result<Ended> {
+        let view = self.origins.view(self.stack)?;
+        let placement = placement::resolve(&view, &workdir.path, true)?;
+        let owner = match workdir.user.as_str() {
+            "" => (0, 0),
+            user => identity::owner(&view, user)?,
+        };
+        let key = placement.describe(self.key("workdir/1").with("owner", format!("{owner:?}"))).finish();
+        self.once(key, || copy_add::write_folder(self.engine.store, &placement, owner, self.engine.clock))
+    }
+
+    fn copy(&self, copy: &Copy) -> Result<Ended> {
+        let engine = self.engine;
+        let request = Request { sources: &copy.sources, parents: copy.parents, exclude: &copy.exclude };
+        let owners = Owners { kept: copy.chown.is_none(), chmod: copy.chmod.as_ref() };
+        let view = self.origins.view(self.stack)?;
+        let placement = placement::resolve(&view, &copy.destination, !copy.link)?;
+        let owner = copy.chown.as_deref().map(|chown| identity::owner(&view, chown)).transpose()?;
+        let mut key = self.key("copy/1");
+        let mut mounted: Option<(Tree, Selection)> = None;
+        let needs_files = !self.step.action.origins().is_empty();
+        let context = match &copy.origin {
+            Origin::Context | Origin::Named(_) if needs_files => Some(self.origins.context(&copy.origin)?),
+            _ => None,
+        };
+        let selected = match context {
+            Some(context) => Some(files::select(&context.tree, &request)?),
+            None => None,
+        };
+        let stack = match needs_files && context.is_none() {
+            true => self.origins.stack(&copy.origin)?.unwrap_or_default(),
+            false => Stack::default(),
+        };
+        let open = || -> Result<(Tree, Selection)> {
+            let tree = self.origins.mount(&copy.origin, &stack)?;
+            let selection = files::select(&tree, &request)?;
+            Ok((tree, selection))
+        };
+        let digest = match (context, &selected) {
+            (Some(context), Some(selection)) => {
+                // Who owns a developer's files is no part of an image.
+                let owners = Owners { kept: false, ..owners };
+                files::digest(&context.tree, selection, owners, Some(&context.stats))?
+            }
+            _ => {
+                // The files of layers never change, so what was digested once is known.
+                let known = Self::tree_key(&stack, copy, &request);
+                match engine.records.tree_digest(&known) {
+                    Some(digest) => digest,
+                    None => {
+                        let (tree, selection) = open()?;
+                        let digest = files::digest(&tree, &selection, owners, None)?;
+                        engine.records.keep_tree_digest(&known, &digest)?;
+                        mounted = Some((tree, selection));
+                        digest
+                    }
+                }
+            }
+        };
+        key = key
+            .with("files", digest.to_string())
+            .with("owner", format!("{owner:?}"))
+            .with("mode", format!("{:?}", copy.chmod))
+            .with("unpack", format!("{}", copy.unpack))
+            .with("folder", format!("{}", copy.destination.ends_with('/') || copy.parents));
+        key = placement.describe(key);
+        if placement.found == Found::Folder && meets_others(&view, &placement, selected.as_ref())? {
+            // What is in the folder may stand in the way of what is copied into it.
+            key = key.on(self.stack.chain());
+        }
+        self.once(key.finish(), || {
+            let (tree, selection) = match (context, &selected) {
+                (Some(context), Some(selection)) => (&context.tree, selection),
+                _ => {
+                    if mounted.is_none() {
+                        mounted = Some(open()?);
+                    }
+                    let (tree, selection) = mounted.as_ref().expect("it was just mounted");
+                    (tree, selection)
+                }
+            };
+            let prepared = Prepared { copy, tree, selection, placement: &placement, owner };
+            copy_add::write_copy(engine.store, &prepared, &view, engine.clock)
+        })
+    }
+
+    fn tree_key(stack: &Stack, copy: &Copy, request: &Request<'_>) -> Key {
+        KeyBuilder::new("tree/1")
+            .on(stack.chain())
+            .with_all("source", request.sources.iter().map(|source| format!("{source:?}")))
+            .with_all("exclude", request.exclude)
+            .with("parents", format!("{}", request.parents))
+            .with("owned", format!("{}", copy.chown.is_none()))
+            .with("mode", format!("{:?}", copy.chmod))
+            .finish()
+    }
+
+    /// Shows the place of a failure, and ends the step.
+    fn tell(&self, error: Error) -> Error {
+        let progress = self.engine.progress;
+        if error.kind() == Kind::Interrupted
+            || (self.engine.cancel.is_stopped() && matches!(error.kind(), Kind::Exit(_)))
+        {
+            progress.end(self.id, &End::Canceled);
+            return Error::new(Kind::Interrupted, "the build was stopped");
+        }
+        progress.end(self.id, &End::Failed(error.chain()));
+        let mut placed = ParseError::new(self.engine.source, self.step.span, error.chain()).to_string();
+        let tail = progress.tail(self.id);
+        if matches!(error.kind(), Kind::Exit(_)) && !tail.is_empty() {
+            placed.push_str("\nits last output:");
+            for line in &tail {
+                placed.push_str("\n  ");
+                placed.push_str(line);
+            }
+        }
+        let told = Error::new(error.kind(), placed);
+        match error.advice() {
+            Some(hint) => told.hint(hint),
+            None => told,
+        }
+    }
+}
