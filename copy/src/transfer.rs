@@ -96,6 +96,35 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Prepares for a user namespace that the caller is about to enter: remembers who the user is, reads the
+    /// credential files, and starts the process outside that runs credential helpers, where there are any. To be
+    /// called while the caller has one thread only.
+    ///
+    /// # Errors
+    /// A credential file is malformed or the one that was named does not exist.
+    pub fn before_namespace(&mut self) -> Result<()> {
+        let uid = rustix::process::getuid().as_raw();
+        self.real_uid.get_or_insert(uid);
+        if self.keyring.is_none() {
+            let places = Places::from_env(|name| std::env::var_os(name), self.real_uid.unwrap_or(uid));
+            let mut keyring = Keyring::load(&places, self.authfile.as_deref())?;
+            if let Some(program) = copy_program() {
+                keyring.stay_outside(&program)?;
+            }
+            self.keyring = Some(Arc::new(keyring));
+        }
+        Ok(())
+    }
+}
+
+/// The `copy` program: this one, or the one beside it. What else has that name on `PATH` is somebody else's.
+fn copy_program() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    let folder = own.parent()?;
+    ["layerfs-copy", "copy"].map(|name| folder.join(name)).into_iter().find(|program| program.is_file())
+}
+
 /// What a [`transfer`] did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transferred {

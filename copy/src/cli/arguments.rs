@@ -1,13 +1,11 @@
 //! Arguments that several verbs share.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use layerfs::error::{Error, Kind, Result};
 use layerfs::oci::Platform;
-use layerfs::reference::Reference;
 
-use crate::credentials::{Credential, Keyring, Places};
+use crate::credentials::Credential;
 use crate::inventory::Platforms;
 use crate::transfer::{Options, Side};
 
@@ -135,19 +133,4 @@ pub(super) fn credential(creds: Option<&str>, token: Option<&str>) -> Result<Opt
         (None, Some(token)) => Ok(Some(Credential::RegistryToken(token.to_owned()))),
         (None, None) => Ok(None),
     }
-}
-
-/// Looks up what `names` need while credential helpers still know the user: before the user namespace is entered.
-pub(super) fn remember(options: &mut Options, names: &[&Reference], real_uid: u32) -> Result<()> {
-    options.real_uid = Some(real_uid);
-    if names.is_empty() || options.keyring.is_some() {
-        return Ok(());
-    }
-    let places = Places::from_env(|name| std::env::var_os(name), real_uid);
-    let keyring = Keyring::load(&places, options.authfile.as_deref())?;
-    for name in names {
-        keyring.remember(name)?;
-    }
-    options.keyring = Some(Arc::new(keyring));
-    Ok(())
 }

@@ -6,8 +6,8 @@ use layerfs::oci::{Descriptor, Document, ImageConfig, Manifest, media_type};
 use layerfs::progress::Silent;
 use serde_json::{Map, Value, json};
 
-use super::arguments::{Access, PlatformChoice, remember};
-use super::{Global, User, print, print_bytes, print_json, template};
+use super::arguments::{Access, PlatformChoice};
+use super::{Global, print, print_bytes, print_json, template};
 use crate::inventory::{Platforms, select};
 use crate::location::Location;
 use crate::transfer::Reach;
@@ -45,10 +45,7 @@ impl InspectArguments {
         let location: Location = self.image.parse()?;
         let mut options = self.access.options()?;
         let store = match &location {
-            Location::Store(_) => {
-                remember(&mut options, &[], User::current().real_uid)?;
-                Some(global.open_store()?.0)
-            }
+            Location::Store(_) => Some(global.open_store_for(&mut options)?.0),
             _ => None,
         };
         let reach = Reach::new(&options, &Silent)?;

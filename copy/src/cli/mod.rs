@@ -23,6 +23,8 @@ use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::store::Store;
 use layerfs::userns::{self, Mapping};
 
+use crate::credentials::broker;
+
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -98,11 +100,14 @@ enum Verb {
     Login(accounts::LoginArguments),
     /// Forget the credential for a registry
     Logout(accounts::LogoutArguments),
+    /// Run credential helpers for a program in a user namespace
+    #[command(name = broker::VERB, hide = true)]
+    CredentialBroker,
 }
 
 /// The words that are verbs; frozen per release, since any other first word is a source.
-const VERBS: [&str; 11] =
-    ["copy", "pull", "inspect", "list-tags", "tags", "images", "rmi", "tag", "gc", "login", "logout"];
+const VERBS: [&str; 12] =
+    ["copy", "pull", "inspect", "list-tags", "tags", "images", "rmi", "tag", "gc", "login", "logout", broker::VERB];
 /// Options before the verb that take a value in the next word.
 const GLOBAL_WITH_VALUE: [&str; 1] = ["--store"];
 const GLOBAL_ALONE: [&str; 4] = ["--quiet", "-q", "--insecure-policy", "--debug"];
@@ -145,6 +150,7 @@ fn run(line: Line) -> Result<()> {
         Verb::Gc(arguments) => arguments.run(&global),
         Verb::Login(arguments) => arguments.run(),
         Verb::Logout(arguments) => arguments.run(),
+        Verb::CredentialBroker => broker::serve(std::io::stdin().lock(), std::io::stdout().lock()),
     }
 }
 
@@ -257,6 +263,16 @@ impl Global {
         let user = User::enter().unwrap_or_else(|_| User::current());
         let root = self.store_root(&user)?;
         Ok((Store::open(&root)?, user))
+    }
+
+    /// The same for an operation that may need credentials: helpers stay outside of the namespace.
+    fn open_store_for(&self, options: &mut crate::Options) -> Result<(Store, User)> {
+        let user = User::current();
+        options.real_uid = Some(user.real_uid);
+        if user.rootless {
+            options.before_namespace()?;
+        }
+        self.open_store()
     }
 
     /// Whether the user's trust policy is asked.

@@ -7,9 +7,9 @@ use layerfs::digest::Digest;
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::reference::Reference;
 
-use super::arguments::{Access, PlatformChoice, credential, remember};
+use super::arguments::{Access, PlatformChoice, credential};
 use super::progress::{Reporter, size};
-use super::{Global, User, print, print_json};
+use super::{Global, print, print_json};
 use crate::convert::{Format, Recompress};
 use crate::inventory::Platforms;
 use crate::location::Location;
@@ -113,19 +113,8 @@ impl CopyArguments {
         let mut options = Options { policy: global.policy(), ..self.options()? };
         let locations = [&source, &destination];
         let needs_store = locations.iter().any(|location| matches!(location, Location::Store(_)));
-        let names: Vec<&Reference> = locations
-            .iter()
-            .filter_map(|location| match location {
-                Location::Registry(name) => Some(name),
-                _ => None,
-            })
-            .collect();
-        let user = User::current();
         let store = match needs_store {
-            true => {
-                remember(&mut options, if user.rootless { &names } else { &[] }, user.real_uid)?;
-                Some(global.open_store()?.0)
-            }
+            true => Some(global.open_store_for(&mut options)?.0),
             false => None,
         };
         let reporter = Reporter::new(global.quiet, None)?;
@@ -315,10 +304,7 @@ impl PullArguments {
         let names: Vec<Reference> = names.collect::<Result<_>>()?;
         let platforms = if self.all { Platforms::All } else { self.platform.platforms() };
         let mut options = Options { platforms, policy: global.policy(), ..self.access.options()? };
-        let user = User::current();
-        let needed: Vec<&Reference> = if user.rootless { names.iter().collect() } else { Vec::new() };
-        remember(&mut options, &needed, user.real_uid)?;
-        let (store, user) = global.open_store()?;
+        let (store, user) = global.open_store_for(&mut options)?;
         if let Some(why) = user.single_id.filter(|_| self.unpack && !global.quiet) {
             super::progress::note(&format!("warning: {why}"));
         }

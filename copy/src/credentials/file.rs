@@ -104,6 +104,11 @@ impl AuthFile {
         Ok(found)
     }
 
+    /// Whether any credential has to be asked of a program.
+    pub(crate) fn names_a_helper(&self) -> bool {
+        self.store.is_some() || !self.helpers.is_empty()
+    }
+
     /// The helper that keeps the credentials of `host`, where the file names one.
     pub(crate) fn helper_of(&self, host: &str) -> Option<(String, String)> {
         let host = canonical_host(host);

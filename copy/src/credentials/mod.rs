@@ -5,9 +5,10 @@
 //! `credsStore`, and entries with plain `username` and `password` fields.
 //!
 //! Helpers (`docker-credential-NAME`) talk to key rings that know the user by the user's real ID; a program that
-//! enters a user namespace calls [`Keyring::remember`] for the names it will need before it does.
+//! enters a user namespace calls [`Keyring::stay_outside`] before it does.
 
 pub(crate) mod base64;
+pub(crate) mod broker;
 mod file;
 mod helper;
 mod login;
@@ -19,7 +20,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use layerfs::error::{Context, Error, Kind, Result};
-use layerfs::reference::Reference;
 
 use file::{AuthFile, Entry};
 
@@ -151,6 +151,7 @@ pub struct Keyring {
     searched: Vec<PathBuf>,
     fixed: Option<Found>,
     remembered: Mutex<HashMap<String, Option<Found>>>,
+    broker: Option<broker::Broker>,
 }
 
 impl Keyring {
@@ -201,12 +202,16 @@ impl Keyring {
         Ok(found)
     }
 
-    /// Looks a name up now, so that a later [`Keyring::lookup`] needs no helper.
+    /// Has helpers run by a process that stays outside of the user namespace which the caller is about to enter.
+    /// `program` is the `copy` program. Nothing is started where no file names a helper.
     ///
     /// # Errors
-    /// As for [`Keyring::lookup`].
-    pub fn remember(&self, name: &Reference) -> Result<()> {
-        self.lookup(name.host(), name.path()).map(drop)
+    /// The process cannot be started.
+    pub fn stay_outside(&mut self, program: &Path) -> Result<()> {
+        if self.broker.is_none() && self.files.iter().any(|(_, file)| file.names_a_helper()) {
+            self.broker = Some(broker::Broker::start(program)?);
+        }
+        Ok(())
     }
 
     /// The files that were looked for, for messages.
@@ -222,7 +227,11 @@ impl Keyring {
                         return Ok(Some(Found { credential, origin: format!("`{}`, entry `{key}`", file.display()) }));
                     }
                     Entry::Helper { name, server } => {
-                        if let Some(credential) = helper::get(&name, &server)? {
+                        let answer = match &self.broker {
+                            Some(broker) => broker.get(&name, &server)?,
+                            None => helper::get(&name, &server)?,
+                        };
+                        if let Some(credential) = answer {
                             return Ok(Some(Found {
                                 credential,
                                 origin: format!("helper `docker-credential-{name}`"),
