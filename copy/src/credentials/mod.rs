@@ -152,6 +152,7 @@ pub struct Keyring {
     fixed: Option<Found>,
     remembered: Mutex<HashMap<String, Option<Found>>>,
     broker: Option<broker::Broker>,
+    answers: Mutex<HashMap<(String, String), Option<Credential>>>,
 }
 
 impl Keyring {
@@ -227,11 +228,7 @@ impl Keyring {
                         return Ok(Some(Found { credential, origin: format!("`{}`, entry `{key}`", file.display()) }));
                     }
                     Entry::Helper { name, server } => {
-                        let answer = match &self.broker {
-                            Some(broker) => broker.get(&name, &server)?,
-                            None => helper::get(&name, &server)?,
-                        };
-                        if let Some(credential) = answer {
+                        if let Some(credential) = self.ask_helper(&name, &server)? {
                             return Ok(Some(Found {
                                 credential,
                                 origin: format!("helper `docker-credential-{name}`"),
@@ -242,6 +239,21 @@ impl Keyring {
             }
         }
         Ok(None)
+    }
+
+    /// Asks a helper once: it may have to start a key ring, or ask the user.
+    fn ask_helper(&self, name: &str, server: &str) -> Result<Option<Credential>> {
+        let mut answers = self.answers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let key = (name.to_owned(), server.to_owned());
+        if let Some(answer) = answers.get(&key) {
+            return Ok(answer.clone());
+        }
+        let answer = match &self.broker {
+            Some(broker) => broker.get(name, server)?,
+            None => helper::get(name, server)?,
+        };
+        answers.insert(key, answer.clone());
+        Ok(answer)
     }
 }
 

@@ -81,8 +81,14 @@ pub(crate) fn of_transport(subject: &Subject, failure: &reqwest::Error) -> Error
             .hint(format!("put its authority into /etc/containers/certs.d/{host}/ca.crt, or use --tls-verify=false"));
     }
     if failure.is_connect() {
-        return Error::new(Kind::Unavailable, sentence("cannot be reached"))
-            .hint(format!("check that `{host}` is the right name and that the registry runs"));
+        let hint = match host.as_str() {
+            // Tools that build give images this host, which no registry has.
+            "localhost" => {
+                "names that begin with `localhost/` are those of images built here: build it first".to_owned()
+            }
+            host => format!("check that `{host}` is the right name and that the registry runs"),
+        };
+        return Error::new(Kind::Unavailable, sentence("cannot be reached")).hint(hint);
     }
     Error::new(Kind::Unavailable, sentence("broke the connection")).hint(BROKEN)
 }
