@@ -209,9 +209,7 @@ impl Folder {
         }
         match self.version {
             Version::V1 => {
-                let procs = self.path.join("cgroup.procs");
-                let file = File::options().write(true).open(&procs).at("open", &procs)?;
-                placement.v1.push(file.into());
+                placement.v1.push(open_tasks(&self.path)?);
             }
             Version::V2 => {
                 let fd = layerfs::sys::fs::open_dir(&self.path).at("open", &self.path)?;
@@ -224,6 +222,13 @@ impl Folder {
         }
         Ok(placement)
     }
+}
+
+/// The file of v1 by which one thread moves. A thread that moves itself waits for nobody, while `cgroup.procs` takes a
+/// lock on all processes' forks and exits, and that waits for a grace period of RCU: up to 15 ms.
+fn open_tasks(folder: &Path) -> Result<OwnedFd> {
+    let path = folder.join("tasks");
+    Ok(File::options().write(true).open(&path).at("open", &path)?.into())
 }
 
 /// A folder of the v1 cpuset controller starts with no processor and no memory, and takes no process like that.
@@ -252,7 +257,7 @@ fn make_with_cpuset(path: &Path) -> Result<()> {
 pub(crate) struct Placement {
     /// The folder on v2, to be born in.
     pub(crate) v2: Option<OwnedFd>,
-    /// `cgroup.procs` files of v1, to write 0 to.
+    /// `tasks` files of v1, to write 0 to.
     pub(crate) v1: Vec<OwnedFd>,
 }
 
@@ -282,8 +287,7 @@ impl Cgroup {
             if self.unified.as_ref() == Some(folder) {
                 placement.v2 = Some(layerfs::sys::fs::open_dir(folder).at("open the cgroup", folder)?);
             } else {
-                let procs = folder.join("cgroup.procs");
-                placement.v1.push(File::options().write(true).open(&procs).at("open", &procs)?.into());
+                placement.v1.push(open_tasks(folder)?);
             }
         }
         Ok(placement)

@@ -69,7 +69,8 @@ fn join(exec: Exec<'_>) -> Result<Created> {
         preserve_fds,
         dies_with_parent,
     };
-    let options = CloneOptions { namespaces: 0, cgroup: placement.v2.as_ref().map(std::os::fd::AsFd::as_fd), sibling: false };
+    let options =
+        CloneOptions { namespaces: 0, cgroup: placement.v2.as_ref().map(std::os::fd::AsFd::as_fd), sibling: false };
     let enter = || {
         // In there, others could look at this copy of the launcher's memory, its descriptors and its program
         // (CVE-2019-5736); a process that may not be traced cannot be looked at.
@@ -106,9 +107,9 @@ fn differing_namespaces(process: BorrowedFd<'_>) -> Result<ThreadNameSpaceType> 
         let own = fs::read_link(format!("/proc/self/ns/{name}")).ok();
         let theirs = match fs::read_link(format!("/proc/{pid}/ns/{name}")) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && own.is_some() => return Err(ended()),
-            theirs => theirs.context(|| "look at the container's namespaces").map_err(|error| {
-                error.hint("only root and the user who started the container may enter it")
-            })?,
+            theirs => theirs
+                .context(|| "look at the container's namespaces")
+                .map_err(|error| error.hint("only root and the user who started the container may enter it"))?,
         };
         if own.as_ref() != Some(&theirs) {
             others |= kind;

@@ -56,7 +56,7 @@ pub(crate) struct Init<'a> {
     pub(crate) joins: Vec<(OwnedFd, LinkNameSpaceType)>,
     /// `CLONE_NEW*` flags of the namespaces it was born into.
     pub(crate) namespaces: u64,
-    /// `cgroup.procs` files of v1 hierarchies.
+    /// `tasks` files of v1 hierarchies.
     pub(crate) control_groups: Vec<OwnedFd>,
     pub(crate) oom_score_adj: Option<i32>,
     pub(crate) filter: Option<Filter>,

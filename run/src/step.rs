@@ -130,13 +130,8 @@ fn serve(socket: OwnedFd) -> i32 {
     let _ = rustix::process::setsid();
     let mut active: BTreeMap<u64, Active> = BTreeMap::new();
     let mut count = 0;
-    loop {
-        match turn(&socket, &mut active, &mut count) {
-            Ok(true) => {}
-            // The parent is gone, or so is the system's memory: all of it ends.
-            Ok(false) | Err(_) => break,
-        }
-    }
+    // Until the parent is gone, or the system's memory is: then all of it ends.
+    while matches!(turn(&socket, &mut active, &mut count), Ok(true)) {}
     for step in active.values() {
         let _ = step.running.kill(KILL);
     }
@@ -167,11 +162,9 @@ fn turn(socket: &OwnedFd, active: &mut BTreeMap<u64, Active>, count: &mut u64) -
             if let Some(step) = active.remove(&key) {
                 finish(step);
             }
-        } else if !pair[1].is_empty() {
-            if let Some(step) = active.get_mut(&key).filter(|step| !step.cancelled) {
-                step.cancelled = true;
-                let _ = step.running.kill(KILL);
-            }
+        } else if let Some(step) = active.get_mut(&key).filter(|step| !pair[1].is_empty() && !step.cancelled) {
+            step.cancelled = true;
+            let _ = step.running.kill(KILL);
         }
     }
     if events[0].is_empty() {

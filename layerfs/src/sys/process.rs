@@ -48,10 +48,10 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
-/// The number of threads of this process; 1 where `/proc` cannot tell.
-pub fn thread_count() -> u64 {
+/// Whether this process has more than one thread; no, where `/proc` cannot tell.
+pub fn has_threads() -> bool {
     // A folder's link count is 2 plus the folders in it: one stat instead of a listing.
-    rustix::fs::stat("/proc/self/task").map_or(1, |stat| (stat.st_nlink as u64).saturating_sub(2).max(1))
+    rustix::fs::stat("/proc/self/task").is_ok_and(|stat| stat.st_nlink > 3)
 }
 
 /// Starts a child with a copy of this process's memory, which runs `child` and exits with what it returns.
@@ -62,7 +62,7 @@ pub fn thread_count() -> u64 {
 /// # Errors
 /// Those of `clone3(2)`.
 pub fn clone_child(options: &CloneOptions<'_>, child: impl FnOnce() -> i32) -> io::Result<Child> {
-    if thread_count() > 1 {
+    if has_threads() {
         return Err(io::Error::from_raw_os_error(libc::EDEADLK));
     }
     let mut pidfd: RawFd = -1;

@@ -405,11 +405,15 @@ pub(super) fn device_rules(resources: &LinuxResources) -> Vec<LinuxDeviceCgroup>
         (LinuxDeviceType::C, Some(136), None, "rwm"),
     ];
     let mut rules = resources.devices().clone().unwrap_or_default();
-    rules.extend(ALWAYS.map(|(kind, major, minor, access)| {
+    let given = rules.clone();
+    for (kind, major, minor, access) in ALWAYS {
         let mut rule = LinuxDeviceCgroup::default();
         rule.set_allow(true).set_typ(Some(kind)).set_major(major).set_minor(minor).set_access(Some(access.to_owned()));
-        rule
-    }));
+        // Engines list them too; each costs a write.
+        if !given.contains(&rule) {
+            rules.push(rule);
+        }
+    }
     rules
 }
 

@@ -39,7 +39,10 @@ fn resources_as_files_of_both_versions() {
     check(Group::Cpuset, &["cpuset.cpus=0-1"], &["cpuset.cpus=0-1"]);
     check(Group::Pids, &["pids.max=100"], &["pids.max=100"]);
     let devices = lines(settings::v1(Group::Devices, &resources).expect("valid"));
-    assert_eq!(devices[..4], ["devices.deny=a", "devices.allow=c 1:* r", "devices.allow=c *:* m", "devices.allow=b *:* m"]);
+    assert_eq!(
+        devices[..4],
+        ["devices.deny=a", "devices.allow=c 1:* r", "devices.allow=c *:* m", "devices.allow=b *:* m"]
+    );
 }
 
 #[test]
@@ -84,7 +87,8 @@ fn unified(root: &Path, own: &str, controllers: &str, handed_down: &str) -> Hier
 #[test]
 fn delegation_follows_the_kernels_rules() {
     let limited = resources(r#"{"memory": {"limit": 1048576}}"#);
-    let place = |hierarchy: &Hierarchy| plan_on(&[hierarchy.clone()], Some(&limited), Path::new("c1"), false);
+    let place =
+        |hierarchy: &Hierarchy| plan_on(std::slice::from_ref(hierarchy), Some(&limited), Path::new("c1"), false);
 
     // The folder above this process's hands the controller down already.
     let temp = tempfile::tempdir().expect("a temporary folder");

@@ -47,6 +47,13 @@ impl Column {
         if cfg!(target_arch = "aarch64") { Self::Arm64 } else { Self::X86_64 }
     }
 
+    pub(super) fn width(self) -> Width {
+        match self {
+            Self::X86_64 | Self::Arm64 => Width::Word,
+            Self::X86 | Self::X32 => Width::Half,
+        }
+    }
+
     /// `AUDIT_ARCH_*` of `linux/audit.h`.
     pub(super) fn audit(self) -> u32 {
         match self {
@@ -55,6 +62,15 @@ impl Column {
             Self::Arm64 => 0xc000_00b7,
         }
     }
+}
+
+/// How much of an argument counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Width {
+    /// All 64 bits.
+    Word = 0,
+    /// The lower 32, on architectures whose longs are that wide.
+    Half = 1,
 }
 
 /// The program of a Spec.
@@ -111,7 +127,7 @@ impl Rules {
             if verdict == default {
                 continue;
             }
-            let conditions = conditions(rule)?;
+            let conditions = [conditions(rule, Width::Word)?, conditions(rule, Width::Half)?];
             for name in rule.names() {
                 rules.add(name, verdict, &conditions, columns);
             }
@@ -119,21 +135,23 @@ impl Rules {
         Ok(rules)
     }
 
-    fn add(&mut self, name: &str, verdict: u32, conditions: &[Vec<Instruction>], columns: &[Column]) {
+    /// `conditions` are those for each [`Width`].
+    fn add(&mut self, name: &str, verdict: u32, conditions: &[Vec<Vec<Instruction>>; 2], columns: &[Column]) {
         if let Ok(row) = TABLE.binary_search_by(|(known, _)| (*known).cmp(name)) {
             let numbers = TABLE[row].1;
             for column in columns {
                 let number = numbers[*column as usize];
                 if number != NONE {
-                    self.said[*column as usize].entry(number).or_default().add(verdict, conditions);
+                    let own = &conditions[column.width() as usize];
+                    self.said[*column as usize].entry(number).or_default().add(verdict, own);
                 }
             }
         }
         // Behind `socketcall` and `ipc` the call's own arguments lie in memory, where a filter cannot look.
         if let (Some((number, call)), true, true) =
-            (multiplexed(name), conditions.is_empty(), columns.contains(&Column::X86))
+            (multiplexed(name), conditions[0].is_empty(), columns.contains(&Column::X86))
         {
-            let condition = [compare(LinuxSeccompOperator::ScmpCmpEq, 0, call, 0)];
+            let condition = [compare(LinuxSeccompOperator::ScmpCmpEq, 0, call, 0, Width::Half)];
             self.said[Column::X86 as usize].entry(number).or_default().add(verdict, &[resolve(&condition)]);
         }
     }
@@ -229,14 +247,14 @@ pub(super) fn verdict(action: LinuxSeccompAction, errno: Option<u32>) -> Result<
 
 /// The conditions of a rule, each enough by itself: all of `args` at once, save where one argument is named twice:
 /// then each entry stands alone, as in runc.
-fn conditions(rule: &LinuxSyscall) -> Result<Vec<Vec<Instruction>>> {
+fn conditions(rule: &LinuxSyscall, width: Width) -> Result<Vec<Vec<Instruction>>> {
     let args = rule.args().as_deref().unwrap_or_default();
     let twice = args.iter().enumerate().any(|(at, arg)| args[..at].iter().any(|other| other.index() == arg.index()));
     let compiled = |arg: &LinuxSeccompArg| {
         let index = u32::try_from(arg.index()).ok().filter(|index| *index < 6).ok_or_else(|| {
             Error::new(Kind::Invalid, format!("seccomp rule names argument {}, and there are six", arg.index()))
         })?;
-        Ok(compare(arg.op(), index, arg.value(), arg.value_two().unwrap_or(0)))
+        Ok(compare(arg.op(), index, arg.value(), arg.value_two().unwrap_or(0), width))
     };
     let compiled: Vec<Vec<Step>> = args.iter().map(compiled).collect::<Result<_>>()?;
     Ok(match (compiled.is_empty(), twice) {
@@ -263,49 +281,47 @@ enum Step {
     Jump(Test, u32, To, To),
 }
 
-/// One comparison of a 64-bit argument, by halves.
-fn compare(op: LinuxSeccompOperator, index: u32, value: u64, second: u64) -> Vec<Step> {
+/// One comparison of an argument, by halves where it is a whole word.
+fn compare(op: LinuxSeccompOperator, index: u32, value: u64, second: u64, width: Width) -> Vec<Step> {
     use LinuxSeccompOperator as O;
     use To::{Fails, Holds, Next};
     let (low, high) = argument(index);
     let (value_low, value_high) = (value as u32, (value >> 32) as u32);
     // The upper half decides, unless it is equal.
     let ordered = |greater: To, less: To, last: Test| {
-        vec![
+        let upper = vec![
             Step::Do(load(high)),
             Step::Jump(Test::Greater, value_high, greater, Next),
             Step::Jump(Test::Equal, value_high, Next, less),
-            Step::Do(load(low)),
-            Step::Jump(last, value_low, greater, less),
-        ]
+        ];
+        (upper, vec![Step::Do(load(low)), Step::Jump(last, value_low, greater, less)])
     };
-    match op {
-        O::ScmpCmpEq => vec![
-            Step::Do(load(high)),
-            Step::Jump(Test::Equal, value_high, Next, Fails),
-            Step::Do(load(low)),
-            Step::Jump(Test::Equal, value_low, Holds, Fails),
-        ],
-        O::ScmpCmpNe => vec![
-            Step::Do(load(high)),
-            Step::Jump(Test::Equal, value_high, Next, Holds),
-            Step::Do(load(low)),
-            Step::Jump(Test::Equal, value_low, Fails, Holds),
-        ],
+    let (mut upper, lower) = match op {
+        O::ScmpCmpEq => (
+            vec![Step::Do(load(high)), Step::Jump(Test::Equal, value_high, Next, Fails)],
+            vec![Step::Do(load(low)), Step::Jump(Test::Equal, value_low, Holds, Fails)],
+        ),
+        O::ScmpCmpNe => (
+            vec![Step::Do(load(high)), Step::Jump(Test::Equal, value_high, Next, Holds)],
+            vec![Step::Do(load(low)), Step::Jump(Test::Equal, value_low, Fails, Holds)],
+        ),
         O::ScmpCmpGt => ordered(Holds, Fails, Test::Greater),
         O::ScmpCmpGe => ordered(Holds, Fails, Test::GreaterEqual),
         O::ScmpCmpLe => ordered(Fails, Holds, Test::Greater),
         O::ScmpCmpLt => ordered(Fails, Holds, Test::GreaterEqual),
         // The first value is the mask, the second what must remain.
-        O::ScmpCmpMaskedEq => vec![
-            Step::Do(load(high)),
-            Step::Do(and(value_high)),
-            Step::Jump(Test::Equal, (second >> 32) as u32, Next, Fails),
-            Step::Do(load(low)),
-            Step::Do(and(value_low)),
-            Step::Jump(Test::Equal, second as u32, Holds, Fails),
-        ],
+        O::ScmpCmpMaskedEq => {
+            let half = |at: u32, mask: u32, rest: u32, holds: To| {
+                vec![Step::Do(load(at)), Step::Do(and(mask)), Step::Jump(Test::Equal, rest, holds, Fails)]
+            };
+            (half(high, value_high, (second >> 32) as u32, Next), half(low, value_low, second as u32, Holds))
+        }
+    };
+    if width == Width::Half {
+        return lower;
     }
+    upper.extend(lower);
+    upper
 }
 
 /// Comparisons that must all hold, as instructions with distances: to the next comparison where one holds, and past

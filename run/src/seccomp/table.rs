@@ -81,7 +81,7 @@ pub(super) const TABLE: &[Row] = &[
     ("lremovexattr", [198, 236, 198, 15]), ("lseek", [8, 19, 8, 62]), ("lsetxattr", [189, 227, 189, 6]),
     ("lsm_get_self_attr", [459, 459, 459, 459]), ("lsm_list_modules", [461, 461, 461, 461]),
     ("lsm_set_self_attr", [460, 460, 460, 460]), ("lstat", [6, 107, 6, NONE]), ("lstat64", [NONE, 196, NONE, NONE]),
-    ("madvise", [28, 219, 28, 233]), ("map_shadow_stack", [453, 453, 453, 453]), ("mbind", [237, 274, 237, 235]),
+    ("madvise", [28, 219, 28, 233]), ("map_shadow_stack", [453, 453, NONE, 453]), ("mbind", [237, 274, 237, 235]),
     ("membarrier", [324, 375, 324, 283]), ("memfd_create", [319, 356, 319, 279]),
     ("memfd_secret", [447, 447, 447, 447]), ("migrate_pages", [256, 294, 256, 238]), ("mincore", [27, 218, 27, 232]),
     ("mkdir", [83, 39, 83, NONE]), ("mkdirat", [258, 296, 258, 34]), ("mknod", [133, 14, 133, NONE]),

@@ -1,6 +1,6 @@
 use oci_spec::runtime::{Arch, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall};
 
-use super::compile::{BAD_ARCHITECTURE, Column, X32_BIT, verdict};
+use super::compile::{BAD_ARCHITECTURE, Column, Width, X32_BIT, verdict};
 use super::program::interpret;
 use super::table::{NONE, TABLE};
 use super::*;
@@ -33,18 +33,20 @@ fn rules_about(spec: &LinuxSeccomp, column: Column, number: u32) -> Vec<&LinuxSy
 }
 
 /// What they say: the meaning that the module's page states.
-fn expected(spec: &LinuxSeccomp, rules: &[&LinuxSyscall], arguments: &[u64; 6]) -> u32 {
+fn expected(spec: &LinuxSeccomp, rules: &[&LinuxSyscall], width: Width, arguments: &[u64; 6]) -> u32 {
     let unconditional = |rule: &&&LinuxSyscall| rule.args().iter().flatten().next().is_none();
-    let fits = |rule: &&&LinuxSyscall| rule.args().iter().flatten().all(|arg| holds(arg, arguments[arg.index()]));
+    let fits =
+        |rule: &&&LinuxSyscall| rule.args().iter().flatten().all(|arg| holds(arg, width, arguments[arg.index()]));
     let chosen = rules.iter().find(unconditional).or_else(|| rules.iter().find(fits));
     let (action, errno) =
         chosen.map_or((spec.default_action(), spec.default_errno_ret()), |rule| (rule.action(), rule.errno_ret()));
     verdict(action, errno).expect("valid")
 }
 
-fn holds(arg: &LinuxSeccompArg, value: u64) -> bool {
+fn holds(arg: &LinuxSeccompArg, width: Width, value: u64) -> bool {
     use LinuxSeccompOperator as O;
-    let wanted = arg.value();
+    let cut = |value: u64| if width == Width::Half { value & 0xffff_ffff } else { value };
+    let (value, wanted, second) = (cut(value), cut(arg.value()), cut(arg.value_two().unwrap_or(0)));
     match arg.op() {
         O::ScmpCmpNe => value != wanted,
         O::ScmpCmpLt => value < wanted,
@@ -52,7 +54,7 @@ fn holds(arg: &LinuxSeccompArg, value: u64) -> bool {
         O::ScmpCmpEq => value == wanted,
         O::ScmpCmpGe => value >= wanted,
         O::ScmpCmpGt => value > wanted,
-        O::ScmpCmpMaskedEq => value & wanted == arg.value_two().unwrap_or(0),
+        O::ScmpCmpMaskedEq => value & wanted == second,
     }
 }
 
@@ -92,7 +94,7 @@ fn check_all(spec: &LinuxSeccomp) -> (usize, usize) {
                 arguments[2] = values[(at * 7 + 3) % values.len()];
                 let (got, steps) = interpret(&filter.instructions, bit | number, column.audit(), &arguments);
                 let wanted = match listed {
-                    true => expected(spec, &rules, &arguments),
+                    true => expected(spec, &rules, column.width(), &arguments),
                     false => BAD_ARCHITECTURE,
                 };
                 assert_eq!(got, wanted, "{column:?} {number} {arguments:x?}");

@@ -19,12 +19,16 @@ pub(crate) fn ids_and_capabilities(place: &Place) {
     user.set_uid(1000).set_gid(100).set_additional_gids(Some(vec![5, 20]));
     spec.process_mut().as_mut().expect("a process").set_user(user);
     let out = run(place, &spec).expect("it starts").out;
-    let capabilities = capabilities.replace("CapPrm:\t00000000800405fb\nCapEff:\t00000000800405fb", "CapPrm:\t0000000000000000\nCapEff:\t0000000000000000");
+    let capabilities = capabilities.replace(
+        "CapPrm:\t00000000800405fb\nCapEff:\t00000000800405fb",
+        "CapPrm:\t0000000000000000\nCapEff:\t0000000000000000",
+    );
     assert_eq!(out, format!("uid=1000 gid=100 groups=5,20\n{capabilities}"));
 }
 
 pub(crate) fn no_new_privileges_and_seccomp(place: &Place) {
-    let script = "grep -E 'NoNewPrivs|Seccomp:' /proc/self/status; mkdir /tmp/m; mount -t tmpfs none /tmp/m || echo refused";
+    let script =
+        "grep -E 'NoNewPrivs|Seccomp:' /proc/self/status; mkdir /tmp/m; mount -t tmpfs none /tmp/m || echo refused";
     for wanted in [false, true] {
         let mut spec = spec(place, &["sh", "-c", script]);
         let process = spec.process_mut().as_mut().expect("a process");
@@ -72,10 +76,18 @@ pub(crate) fn the_usual_mounts(place: &Place) {
     check("/proc/sys", "proc", "ro");
     // A mask over a file is the null device, over a folder an empty, read-only one.
     assert!(mounts.iter().any(|mount| mount.0 == "/proc/interrupts"), "{out}");
-    let out = sh(place, "wc -c </proc/interrupts; ls -A /sys/firmware; echo 1 2>/dev/null >/proc/sys/kernel/core_pattern || echo ro");
+    let out = sh(
+        place,
+        "wc -c </proc/interrupts; ls -A /sys/firmware; echo 1 2>/dev/null >/proc/sys/kernel/core_pattern || echo ro",
+    );
     assert_eq!(out, "0\nro\n");
     // Nothing of the host's view is left.
-    assert!(mounts.iter().all(|mount| ["/", "/proc", "/sys", "/dev", "/run", "/etc"].iter().any(|top| mount.0 == *top || mount.0.starts_with(&format!("{top}/")) && *top != "/")), "{out}");
+    assert!(
+        mounts.iter().all(|mount| ["/", "/proc", "/sys", "/dev", "/run", "/etc"]
+            .iter()
+            .any(|top| mount.0 == *top || mount.0.starts_with(&format!("{top}/")) && *top != "/")),
+        "{out}"
+    );
 }
 
 pub(crate) fn devices(place: &Place) {
@@ -96,7 +108,10 @@ pub(crate) fn devices(place: &Place) {
         // An ordinary user has what the host's /dev has, under that name or its number.
         Err(error) => {
             assert!(place.rootless);
-            assert!(error.chain().ends_with("device `/dev/deep/fuse` (10:229) is not in the host's `/dev`"), "{error:?}");
+            assert!(
+                error.chain().ends_with("device `/dev/deep/fuse` (10:229) is not in the host's `/dev`"),
+                "{error:?}"
+            );
         }
     }
 }
@@ -110,7 +125,8 @@ pub(crate) fn signals_are_as_they_should_be(place: &Place) {
 
 pub(crate) fn only_the_streams_are_open(place: &Place) {
     // Open and inheritable on purpose.
-    let leaky: OwnedFd = fs::File::open("/etc/hostname").or_else(|_| fs::File::open("/etc/passwd")).expect("a file").into();
+    let leaky: OwnedFd =
+        fs::File::open("/etc/hostname").or_else(|_| fs::File::open("/etc/passwd")).expect("a file").into();
     layerfs::sys::process::keep_on_exec(leaky.as_raw_fd(), leaky.as_raw_fd() + 1);
     let out = run(place, &spec(place, &["ls", "/proc/self/fd"])).expect("it starts").out;
     // The fourth is the listing's own.
@@ -157,7 +173,11 @@ pub(crate) fn limits_umask_and_score(place: &Place) {
 pub(crate) fn names_sysctls_and_loopback(place: &Place) {
     let mut spec = spec(
         place,
-        &["sh", "-c", "hostname; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/domainname; ip link show lo"],
+        &[
+            "sh",
+            "-c",
+            "hostname; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/domainname; ip link show lo",
+        ],
     );
     spec.set_hostname(Some("box".into())).set_domainname(Some("example".into()));
     let sysctls = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "81".to_owned())];
@@ -173,12 +193,24 @@ pub(crate) fn binds_and_their_options(place: &Place) {
     let scratch = place.scratch.display();
     let mut spec = spec(
         place,
-        &["sh", "-c", "cat /run/deep/folder/file /etc/one; touch /run/deep/folder/x 2>/dev/null || echo ro; touch /rw/made; echo >/etc/one changed"],
+        &[
+            "sh",
+            "-c",
+            "cat /run/deep/folder/file /etc/one; touch /run/deep/folder/x 2>/dev/null || echo ro; touch /rw/made; echo >/etc/one changed",
+        ],
     );
     // Through a symlink of the image that leads to a folder which is not there yet.
-    add_mount(&mut spec, &format!(r#"{{"destination":"/link/deep/folder","type":"bind","source":"{scratch}","options":["rbind","ro"]}}"#));
+    add_mount(
+        &mut spec,
+        &format!(
+            r#"{{"destination":"/link/deep/folder","type":"bind","source":"{scratch}","options":["rbind","ro"]}}"#
+        ),
+    );
     add_mount(&mut spec, &format!(r#"{{"destination":"/etc/one","source":"{scratch}/file","options":["bind"]}}"#));
-    add_mount(&mut spec, &format!(r#"{{"destination":"/rw","type":"bind","source":"{scratch}","options":["rbind","rw","nosuid"]}}"#));
+    add_mount(
+        &mut spec,
+        &format!(r#"{{"destination":"/rw","type":"bind","source":"{scratch}","options":["rbind","rw","nosuid"]}}"#),
+    );
     let outcome = run(place, &spec).expect("it starts");
     assert_eq!(outcome.out, "from outside\nfrom outside\nro\n");
     assert_eq!(fs::read_to_string(place.scratch.join("file")).expect("the file"), "changed\n");
@@ -197,7 +229,10 @@ pub(crate) fn a_tmpfs_that_starts_full(place: &Place) {
     fs::write(place.root.join("usr/data/below/file"), "kept\n").expect("a file");
     std::os::unix::fs::symlink("below", place.root.join("usr/data/link")).expect("a link");
     let mut spec = spec(place, &["sh", "-c", "cat /usr/data/link/file; touch /usr/data/new; stat -f -c %T /usr/data"]);
-    add_mount(&mut spec, r#"{"destination":"/usr/data","type":"tmpfs","source":"tmpfs","options":["tmpcopyup","size=1m"]}"#);
+    add_mount(
+        &mut spec,
+        r#"{"destination":"/usr/data","type":"tmpfs","source":"tmpfs","options":["tmpcopyup","size=1m"]}"#,
+    );
     assert_eq!(run(place, &spec).expect("it starts").out, "kept\ntmpfs\n");
     assert!(!place.root.join("usr/data/new").exists());
 }

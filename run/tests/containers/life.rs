@@ -6,16 +6,79 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use layerfs::error::Kind;
+use layerfs::mount::{MountPlan, Upper};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use run::cgroup;
 use run::exec::{Exec, exec};
 use run::launch::{Created, Io, Launch, Rootfs, Running, Stdio, create};
 use run::step::{StepRequest, fork_server};
 
-use crate::support::{Place, executable, in_child, run, run_with, sh, spec};
+use crate::support::{Place, executable, in_child, run, run_with, spec};
 
 pub(crate) fn a_program_runs_as_process_1(place: &Place) {
-    assert_eq!(sh(place, "echo $$; id -u; pwd"), "1\n0\n/\n");
+    let outcome = run(place, &spec(place, &["sh", "-c", "echo $$; id -u; pwd"])).expect("it starts");
+    assert_eq!(outcome.out, "1\n0\n/\n");
+    assert_eq!(outcome.exit.code, 0);
+    assert_eq!(outcome.notes, Vec::<String>::new());
+}
+
+pub(crate) fn a_stack_of_layers(place: &Place) {
+    let (upper, top) = (place.scratch.join("upper"), place.scratch.join("top"));
+    for folder in [&upper, &top, &place.scratch.join("work")] {
+        fs::create_dir(folder).expect("a folder");
+    }
+    fs::write(top.join("file"), "from the top\n").expect("a file");
+    let plan = MountPlan {
+        lowers: vec![place.root.clone(), top],
+        upper: Some(Upper { dir: upper.clone(), work: place.scratch.join("work") }),
+        volatile: true,
+    };
+    let spec = spec(place, &["sh", "-c", "cat /file; echo new >/etc/passwd"]);
+    let outcome = run_with(place, &spec, |launch| launch.rootfs = Rootfs::Overlay(plan)).expect("it starts");
+    assert_eq!(outcome.out, "from the top\n");
+    assert_eq!(fs::read_to_string(upper.join("etc/passwd")).expect("the change"), "new\n");
+    assert_ne!(fs::read_to_string(place.root.join("etc/passwd")).expect("the original"), "new\n");
+}
+
+/// Inside another engine's container parts of /proc are covered, and then the kernel refuses a new one. Here there is
+/// but a single id, too: no group of terminals, no other groups.
+pub(crate) fn a_procfs_that_the_kernel_refuses(place: &Place) {
+    if !place.rootless {
+        return;
+    }
+    rustix::mount::mount("none", "/proc/acpi", "tmpfs", rustix::mount::MountFlags::RDONLY, None).expect("a cover");
+    // A mount is part of the cover only for who cannot take it away: a user namespace below.
+    layerfs::sys::process::unshare_namespaces(0x1002_0000).expect("a user and a mount namespace");
+    for (file, text) in [("setgroups", "deny"), ("uid_map", "0 0 1"), ("gid_map", "0 0 1")] {
+        fs::write(format!("/proc/self/{file}"), text).expect("its ids");
+    }
+    let outcome = run(place, &spec(place, &["sh", "-c", "cat /proc/self/comm; ls /proc/acpi"])).expect("it starts");
+    assert_eq!(outcome.out, "cat\n");
+    assert_eq!(outcome.notes, ["the kernel refuses a new procfs here, so the container sees the outer /proc"]);
+}
+
+/// Where cgroup v2 has no competitor, rules about devices are a program.
+pub(crate) fn devices_are_guarded_on_both_versions(place: &Place) {
+    if place.rootless {
+        return;
+    }
+    // A node may be made, but what is behind it is out of reach: here the kernel's memory.
+    let mut spec = spec(place, &["sh", "-c", "cat /dev/zero | head -c 3 | wc -c; cat /dev/mem"]);
+    let device = r#"[{"path":"/dev/mem","type":"c","major":1,"minor":1,"fileMode":438}]"#;
+    spec.linux_mut().as_mut().expect("linux").set_devices(Some(serde_json::from_str(device).expect("a device")));
+    let rules = resources(r#"{"devices":[{"allow":false,"access":"rwm"}]}"#);
+    let check = || {
+        let plan = cgroup::plan(Some(&rules), "layerfs-test-devices".as_ref()).expect("root has cgroups");
+        let outcome = run_with(place, &spec, |launch| launch.cgroup = plan).expect("it starts");
+        assert_eq!(outcome.out, "3\ncat: can't open '/dev/mem': Operation not permitted\n");
+    };
+    check();
+    layerfs::sys::process::unshare_namespaces(0x2_0000).expect("a mount namespace");
+    let change = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", change).expect("a private one");
+    if rustix::mount::unmount("/sys/fs/cgroup/devices", rustix::mount::UnmountFlags::DETACH).is_ok() {
+        check();
+    }
 }
 
 pub(crate) fn exit_codes_are_the_programs(place: &Place) {
@@ -234,7 +297,9 @@ pub(crate) fn limits_hold(place: &Place) {
     let outcome = run("for i in 1 2 3 4 5 6 7 8 9; do sleep 1 & done; wait");
     assert!(outcome.out.contains("can't fork"), "{outcome:?}");
     // A file in memory counts as memory.
-    let outcome = run("dd if=/dev/zero of=/dev/shm/x bs=1M count=60 2>/dev/null; exec dd if=/dev/zero of=/dev/null bs=64M count=1");
+    let outcome = run(
+        "dd if=/dev/zero of=/dev/shm/x bs=1M count=60 2>/dev/null; exec dd if=/dev/zero of=/dev/null bs=64M count=1",
+    );
     assert!(outcome.exit.oom, "{outcome:?}");
     // Nothing stays.
     for folder in fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {

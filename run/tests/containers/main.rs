@@ -19,6 +19,9 @@ macro_rules! cases {
 fn main() -> std::process::ExitCode {
     run_all(cases![
         life::a_program_runs_as_process_1,
+        life::a_stack_of_layers,
+        life::a_procfs_that_the_kernel_refuses,
+        life::devices_are_guarded_on_both_versions,
         life::exit_codes_are_the_programs,
         life::a_program_that_is_not_there,
         life::a_program_that_cannot_be_executed,
