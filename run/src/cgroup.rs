@@ -169,17 +169,29 @@ impl Plan {
         &self.notes
     }
 
+    /// What [`crate::launch::create`] will make of it: to be written down first, so that whoever comes after a crash
+    /// knows what to remove.
+    pub fn cgroup(&self) -> Cgroup {
+        let counter = |folder: &Folder| {
+            let limits_memory = folder.settings.iter().any(|setting| setting.file.starts_with("memory."));
+            let file = if folder.version == Version::V1 { "memory.oom_control" } else { "memory.events" };
+            limits_memory.then(|| folder.path.join(file))
+        };
+        Cgroup {
+            folders: self.folders.iter().map(|folder| folder.path.clone()).collect(),
+            unified: self.folders.iter().find(|folder| folder.version == Version::V2).map(|folder| folder.path.clone()),
+            oom_counter: self.folders.iter().find_map(counter),
+        }
+    }
+
     /// Makes the folders, writes the limits, opens what the container joins by. What was made goes again where a
     /// later step fails.
     pub(crate) fn apply(self) -> Result<(Cgroup, Placement)> {
         if let Some(full) = &self.evacuate {
             delegation::evacuate(full)?;
         }
-        let mut cgroup = Cgroup::none();
-        match self.folders.iter().try_fold(Placement::default(), |placement, folder| {
-            cgroup.folders.push(folder.path.clone());
-            folder.make(placement, &mut cgroup)
-        }) {
+        let cgroup = self.cgroup();
+        match self.folders.iter().try_fold(Placement::default(), |placement, folder| folder.make(placement)) {
             Ok(placement) => Ok((cgroup, placement)),
             Err(error) => {
                 // The first error is the one to tell.
@@ -191,7 +203,7 @@ impl Plan {
 }
 
 impl Folder {
-    fn make(&self, mut placement: Placement, cgroup: &mut Cgroup) -> Result<Placement> {
+    fn make(&self, mut placement: Placement) -> Result<Placement> {
         for (folder, controllers) in &self.enable {
             fs::create_dir_all(folder).at("make the cgroup", folder)?;
             delegation::hand_down(folder, controllers)?;
@@ -203,10 +215,6 @@ impl Folder {
         for setting in &self.settings {
             setting.write(&self.path)?;
         }
-        if self.settings.iter().any(|setting| setting.file.starts_with("memory.")) {
-            let file = if self.version == Version::V1 { "memory.oom_control" } else { "memory.events" };
-            cgroup.oom_counter = Some(self.path.join(file));
-        }
         match self.version {
             Version::V1 => {
                 placement.v1.push(open_tasks(&self.path)?);
@@ -217,7 +225,6 @@ impl Folder {
                     device_filter::attach(program, &self.path)?;
                 }
                 placement.v2 = Some(fd);
-                cgroup.unified = Some(self.path.clone());
             }
         }
         Ok(placement)

@@ -16,8 +16,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use crate::cgroup::Cgroup;
 use crate::init::{Init, Streams, View};
-use crate::launch::channel::Channel;
-use crate::launch::{Created, Io, about_set_up, check_preserved, namespaces, running};
+use crate::launch::{Created, Io, about_set_up, channel, check_preserved, namespaces, running};
 use crate::rootfs::host_proc;
 use crate::seccomp::Filter;
 
@@ -54,7 +53,7 @@ fn join(exec: Exec<'_>) -> Result<Created> {
     let filter = seccomp.map(Filter::compile).transpose()?;
     let others = differing_namespaces(container)?;
     let placement = cgroup.open()?;
-    let (own_end, child_end) = Channel::pair()?;
+    let (own_end, child_end) = channel::pair()?;
     let init = Init {
         process,
         spec: None,
@@ -80,8 +79,8 @@ fn join(exec: Exec<'_>) -> Result<Created> {
         }
         move_into_thread_name_spaces(container, others).context(|| "enter the container's namespaces")
     };
-    let child = namespaces::clone_through(enter, options, init, child_end)?;
-    let waiting = running::converse(child, true, own_end, None)?;
+    let child = namespaces::clone_through(enter, options, init, (&own_end, child_end))?;
+    let waiting = running::converse(child, true, own_end.take(), None)?;
     Ok(Created::new(waiting, Cgroup::none(), Vec::new()))
 }
 

@@ -83,6 +83,9 @@ impl Init<'_> {
 
     fn set_up(mut self, channel: &Channel) -> Result<Ready> {
         let process = self.process;
+        if self.dies_with_parent {
+            die_with_parent()?;
+        }
         let program = Program::of(process)?;
         if self.namespaces & libc_flag::USER != 0 {
             channel.send(&Message::WantIdMaps)?;
@@ -125,9 +128,8 @@ impl Init<'_> {
         identity::become_user(process)?;
         enter_working_folder(process.cwd())?;
         if self.dies_with_parent {
-            // After the change of ids, which clears it.
-            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-                .context(|| "tie the container to its launcher")?;
+            // Again: a change of ids clears it.
+            die_with_parent()?;
         }
         let umask = process.user().umask().unwrap_or(0o022);
         rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
@@ -206,6 +208,12 @@ pub(crate) mod libc_flag {
     pub(crate) const USER: u64 = 0x1000_0000;
     pub(crate) const PID: u64 = 0x2000_0000;
     pub(crate) const NETWORK: u64 = 0x4000_0000;
+}
+
+/// A launcher that died before this shows at the channel: what is waited for there does not come.
+fn die_with_parent() -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .context(|| "tie the container to its launcher")
 }
 
 fn launcher_gone() -> Error {

@@ -29,7 +29,6 @@ use crate::rootfs::{Prepared, host_proc};
 use crate::seccomp::Filter;
 
 pub use crate::rootfs::Rootfs;
-use channel::Channel;
 use namespaces::Namespaces;
 pub use running::{Created, Exit, Running};
 
@@ -127,7 +126,7 @@ fn set_up(launch: Launch<'_>) -> Result<Created> {
     let (cgroup, placement) = cgroup.apply()?;
 
     let started = (|| {
-        let (own_end, child_end) = Channel::pair()?;
+        let (own_end, child_end) = channel::pair()?;
         let intermediate = namespaces.need_intermediate();
         let Namespaces { new, joins } = namespaces;
         let (outer_joins, inner_joins) = if intermediate { (joins, Vec::new()) } else { (Vec::new(), joins) };
@@ -150,12 +149,18 @@ fn set_up(launch: Launch<'_>) -> Result<Created> {
         let options =
             CloneOptions { namespaces: at_clone, cgroup: placement.v2.as_ref().map(AsFd::as_fd), sibling: false };
         let child = if intermediate {
-            namespaces::clone_through(move || namespaces::join(&outer_joins), options, init, child_end)
+            let enter = move || namespaces::join(&outer_joins);
+            namespaces::clone_through(enter, options, init, (&own_end, child_end))
         } else {
-            let cloned = sys::clone_child(&options, move || init.run(&child_end));
+            let own_end = &own_end;
+            let body = move || {
+                drop(own_end.take());
+                init.run(&child_end)
+            };
+            let cloned = sys::clone_child(&options, body);
             cloned.context(|| "clone the container's first process").map_err(namespaces::explain_clone)
         }?;
-        running::converse(child, intermediate, own_end, Some(spec))
+        running::converse(child, intermediate, own_end.take(), Some(spec))
     })();
     match started {
         Ok(waiting) => Ok(Created::new(waiting, cgroup, plan_notes)),

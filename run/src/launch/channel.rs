@@ -4,6 +4,7 @@
 //! close-on-exec. So the end of the stream after [`Message::Go`] means that the program was executed, and the end of
 //! the stream for the child means that the launcher is gone.
 
+use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -43,14 +44,18 @@ pub(crate) enum Message {
 #[derive(Debug)]
 pub(crate) struct Channel(OwnedFd);
 
-impl Channel {
-    /// The two ends.
-    pub(crate) fn pair() -> Result<(Channel, Channel)> {
-        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .context(|| "make the channel to a container's first process")?;
-        Ok((Channel(a), Channel(b)))
-    }
+/// The launcher's end. A child begins with a copy of it and must let go of that copy first of all, or it would never
+/// see the end of the stream when its launcher dies.
+pub(crate) type OwnEnd = Cell<Option<Channel>>;
 
+/// The two ends: the launcher's and the child's.
+pub(crate) fn pair() -> Result<(OwnEnd, Channel)> {
+    let (own, child) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .context(|| "make the channel to a container's first process")?;
+    Ok((Cell::new(Some(Channel(own))), Channel(child)))
+}
+
+impl Channel {
     /// Sends one message.
     pub(crate) fn send(&self, message: &Message) -> Result<()> {
         let mut packet = Vec::with_capacity(64);
@@ -200,7 +205,8 @@ mod tests {
     fn an_error_crosses_with_kind_errno_and_hint() {
         let below: Result<()> = Err(Errno::ACCESS).context(|| "open `/x`");
         let error = below.context(|| "mount `/x`").expect_err("made so").hint("ask");
-        let (child, launcher) = Channel::pair().expect("a pair");
+        let (launcher, child) = pair().expect("a pair");
+        let launcher = launcher.take().expect("it was not taken yet");
         child.send(&Message::Failed(error)).expect("room in the socket");
         drop(child);
         let Ok(Some(Message::Failed(error))) = launcher.receive() else { panic!("one message was sent") };

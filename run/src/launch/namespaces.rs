@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::EXIT_SETUP_FAILED;
-use super::channel::{Channel, Message};
+use super::channel::{Channel, Message, OwnEnd};
 use crate::init::{Init, libc_flag};
 
 /// The namespaces of a container.
@@ -98,11 +98,12 @@ pub(crate) fn clone_through(
     enter: impl FnOnce() -> Result<()>,
     options: CloneOptions<'_>,
     mut init: Init<'_>,
-    channel: Channel,
+    (own_end, channel): (&OwnEnd, Channel),
 ) -> Result<Child> {
     let inner = CloneOptions { namespaces: options.namespaces, cgroup: None, sibling: true };
     let outer = CloneOptions { namespaces: 0, ..options };
     let body = move || {
+        drop(own_end.take());
         let cloned = (|| {
             // With the rights and the view that this process has before it enters.
             init.join_control_groups()?;

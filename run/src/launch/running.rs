@@ -223,8 +223,14 @@ fn reap(pidfd: BorrowedFd<'_>) -> Result<(i32, Option<i32>)> {
 
 /// Talks to a new process until it waits before its program. `child` is that process, or the one it is cloned
 /// through.
-pub(crate) fn converse(child: Child, intermediate: bool, channel: Channel, spec: Option<&Spec>) -> Result<Waiting> {
+pub(crate) fn converse(
+    child: Child,
+    intermediate: bool,
+    channel: Option<Channel>,
+    spec: Option<&Spec>,
+) -> Result<Waiting> {
     let child = OwnedProcess::new(child);
+    let channel = channel.ok_or_else(|| Error::new(Kind::System, "the channel to the child was taken already"))?;
     let (mut process, mut via) = if intermediate { (None, Some(child)) } else { (Some(child), None) };
     let (mut notes, mut terminal) = (Vec::new(), None);
     let (mut ready, mut wants_maps, mut failed) = (false, false, None);

@@ -144,6 +144,19 @@ pub(crate) fn a_container_that_is_not_started_leaves_nothing(place: &Place) {
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }
 
+pub(crate) fn a_launcher_that_dies_takes_what_waits_along(place: &Place) {
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    let code = in_child(|| {
+        let created = launched(place, &spec(place, &["true"]));
+        std::mem::forget(created);
+        7
+    });
+    assert_eq!(code, 7);
+    drop(writer);
+    // The waiting process has a copy of the pipe's end; this hangs where it goes on waiting.
+    assert_eq!(reader.read(&mut [0]).expect("the end"), 0);
+}
+
 pub(crate) fn kill_and_destroy(place: &Place) {
     let running = sleeping(place);
     // Process 1 without a handler takes only SIGKILL, from outside too where it is told by number.

@@ -27,6 +27,7 @@ fn main() -> std::process::ExitCode {
         life::a_program_that_cannot_be_executed,
         life::a_failed_set_up_is_not_about_the_program,
         life::a_container_that_is_not_started_leaves_nothing,
+        life::a_launcher_that_dies_takes_what_waits_along,
         life::kill_and_destroy,
         life::a_terminal_of_its_own,
         life::exec_joins_everything,
