@@ -127,6 +127,10 @@ fn load_dockerfile(options: &BuildOptions) -> Result<(Dockerfile, Option<PathBuf
                 return Err(Error::new(Kind::Usage, "this build has neither a context nor a Dockerfile")
                     .hint("name a folder, such as `build .`, or a file with -f"));
             };
+            if !context.is_dir() {
+                return Err(Error::new(Kind::NotFound, format!("the context `{}` is not a folder", context.display()))
+                    .hint("name the folder that COPY takes files from, such as `build .`"));
+            }
             let candidates = ["Dockerfile", "Containerfile"].map(|name| context.join(name));
             let found = candidates.iter().find(|path| path.is_file()).ok_or_else(|| {
                 Error::new(Kind::NotFound, format!("`{}` has no Dockerfile", context.display()))

@@ -212,9 +212,11 @@ fn execute(
 fn program_error(code: i32, error: Error) -> Error {
     let hint = error.advice().map(str::to_owned);
     let told = Error::new(Kind::Exit(code), error.chain());
+    let error_names_shell = error.to_string().contains("`/bin/sh`");
     match hint {
         Some(hint) => told.hint(hint),
-        None => told.hint("a RUN step in shell form needs /bin/sh in the image; SHELL names another"),
+        None if error_names_shell => told.hint("a RUN step in shell form needs /bin/sh in the image; SHELL names another"),
+        None => told,
     }
 }
 

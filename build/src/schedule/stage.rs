@@ -40,6 +40,10 @@ pub(super) fn build(
             history.push((step.created_by.clone(), None));
             continue;
         };
+        // A step begins when what it needs is there.
+        for origin in step.action.origins() {
+            origins.stack(origin)?;
+        }
         let id = engine.progress.start(title);
         let worker = Worker { engine, stage, step, origins: &origins, stack: &stack, id };
         match worker.step() {
