@@ -123,14 +123,12 @@ fn create(
         true => None,
         false => spec::seccomp_of(&container.record.options, &facts)?,
     };
-    let nothing = crate::cgroup::Cgroup::none();
-    let cgroup = container.status.as_ref().map_or(&nothing, |status| &status.cgroup);
     let program = options.command.first().cloned().unwrap_or_default();
     let created = exec(Exec {
         container: first.as_fd(),
         process: &process,
         seccomp: seccomp.as_ref(),
-        cgroup,
+        cgroup: &container.record.cgroup,
         io,
         preserve_fds: options.preserve_fds,
         dies_with_parent,

@@ -167,6 +167,7 @@ fn complete(
     folders.extend(image_folders(&image.config, &options));
     make_folders(&view, &rootfs, &folders)?;
     container.record.process = spec.process().clone().unwrap_or_default();
+    container.record.cgroup = cgroup.cgroup();
     owner.write_record(&container.record)?;
     Ok(Prepared { owner, container, spec, rootfs, cgroup, network })
 }

@@ -9,7 +9,6 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::cgroup::Cgroup;
 use crate::launch::{Created, Exit, Io, Launch, Rootfs, Running, Stdio};
 use crate::log::{Stream, Writer};
 use crate::network::{self, Connection, Pasta};
@@ -81,7 +80,6 @@ pub fn run(prepared: Prepared, attachment: &Attachment, observer: &mut dyn Obser
         let status = Status {
             process: ProcessId::of(created.pid())?,
             started: now(),
-            cgroup: created.cgroup().clone(),
             helper: pasta.as_ref().map(Pasta::process).transpose()?,
             finished: None,
         };
@@ -134,7 +132,7 @@ fn finish(owner: Owner, status: &mut Status, exit: Exit, remove: Removal) {
         Removal::OnExit => drop(owner.remove()),
         Removal::Keep => {
             status.finished = Some(Finished { at: now(), code: exit.code, out_of_memory: exit.oom });
-            (status.cgroup, status.helper) = (Cgroup::none(), None);
+            status.helper = None;
             let _ = owner.write_status(status);
         }
     }

@@ -55,6 +55,8 @@ pub struct Record {
     pub created: i64,
     /// The signal that asks it to stop: the user's, else the image's, else `SIGTERM`.
     pub stop_signal: i32,
+    /// Its control group, recorded before it is made, for whoever clears up.
+    pub cgroup: Cgroup,
     /// All options.
     pub options: RunOptions,
     /// What must stay in the store for it.
@@ -69,8 +71,6 @@ pub struct Status {
     pub process: ProcessId,
     /// Nanoseconds since 1970.
     pub started: i64,
-    /// Its control group, for whoever clears up.
-    pub cgroup: Cgroup,
     /// A helper that serves its network.
     pub helper: Option<ProcessId>,
     /// How it ended.
@@ -87,6 +87,13 @@ pub struct Finished {
     pub code: i32,
     /// The kernel ended it for want of memory.
     pub out_of_memory: bool,
+}
+
+impl Finished {
+    /// An end that nobody saw: its watcher was killed, or the machine went down. podman has -1 for it too.
+    pub fn unseen() -> Self {
+        Self { code: -1, ..Self::default() }
+    }
 }
 
 /// Where a container is in its life.

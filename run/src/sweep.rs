@@ -5,8 +5,7 @@ use std::os::fd::AsFd;
 use layerfs::error::Result;
 use layerfs::sys::signals::send;
 
-use crate::cgroup::Cgroup;
-use crate::state::{Container, Containers, Left, Owner, Status};
+use crate::state::{Container, Containers, Finished, Left, Owner, Status, now};
 
 /// `SIGKILL`
 const KILL: i32 = 9;
@@ -17,9 +16,11 @@ pub fn all(containers: &Containers) {
     let _ = containers.sweep(|left, container, owner| match (left, &container.status) {
         (Left::Unseen, Some(status)) => {
             after(container);
-            // Nothing more is left to be cleared up; how it ended stays unknown.
-            let cleared = Status { cgroup: Cgroup::none(), helper: None, ..status.clone() };
-            if cleared == *status { Ok(()) } else { owner.write_status(&cleared) }
+            // What is left is that nobody saw how it ended.
+            owner.write_status(&Status {
+                finished: Some(Finished { at: now(), ..Finished::unseen() }),
+                ..status.clone()
+            })
         }
         _ => remove(container, owner),
     });
@@ -36,9 +37,9 @@ pub fn remove(container: &Container, owner: Owner) -> Result<()> {
 
 /// Ends what a container's watcher would have ended: its helper, and whatever is in its control group.
 pub fn after(container: &Container) {
-    let Some(status) = &container.status else { return };
-    if let Some(helper) = status.helper.as_ref().and_then(|helper| helper.open()) {
+    let helper = container.status.as_ref().and_then(|status| status.helper.as_ref()?.open());
+    if let Some(helper) = helper {
         let _ = send(helper.as_fd(), KILL);
     }
-    let _ = status.cgroup.destroy();
+    let _ = container.record.cgroup.destroy();
 }

@@ -360,7 +360,7 @@ fn details(container: &Container) -> Value {
             "PortBindings": ports(&options.network.ports),
         },
         "Mounts": options.storage.mounts,
-        "CgroupPaths": status.map(|status| status.cgroup.folders().to_vec()),
+        "CgroupPaths": record.cgroup.folders(),
     })
 }
 

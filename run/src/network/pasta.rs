@@ -95,10 +95,14 @@ fn start(
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let ready = rustix::fs::open(&ready_path, flags, Mode::empty()).at("open", &ready_path);
     let spawned = ready.and_then(|ready| {
+        // Opened here and handed over as standard input: pasta drops what it would need to open it itself, and closes
+        // every other descriptor.
+        let namespace = format!("/proc/{pid}/ns/net");
+        let namespace = fs::File::open(&namespace).at("open", &namespace)?;
         let mut command = Command::new(program);
-        command.args(arguments(pid, ports, more, &ready_path, map_guest));
+        command.args(arguments(ports, more, &ready_path, map_guest));
         // Ctrl-C is for the container: its own process group keeps pasta out of it.
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.process_group(0).stdin(namespace).stdout(Stdio::null()).stderr(Stdio::piped());
         tie_to_parent(&mut command);
         Ok((Pasta { child: command.spawn().at("start", program)? }, ready))
     });
@@ -107,7 +111,7 @@ fn start(
     result
 }
 
-fn arguments(pid: i32, ports: &[PortMapping], more: &[String], ready: &Path, map_guest: bool) -> Vec<String> {
+fn arguments(ports: &[PortMapping], more: &[String], ready: &Path, map_guest: bool) -> Vec<String> {
     let mut words: Vec<String> = ["--foreground", "--quiet", "--config-net"].map(str::to_owned).to_vec();
     let mut add = |flag: &str, value: &str| words.extend([flag.to_owned(), value.to_owned()]);
     add("--pid", &ready.to_string_lossy());
@@ -138,7 +142,8 @@ fn arguments(pid: i32, ports: &[PortMapping], more: &[String], ready: &Path, map
         words.extend(["--map-guest-addr".to_owned(), HOST_ADDRESS.to_owned()]);
     }
     words.extend(more.iter().cloned());
-    words.extend(["--netns".to_owned(), format!("/proc/{pid}/ns/net")]);
+    // It ends when it is told to, not when a path of the namespace goes: there is none.
+    words.extend(["--no-netns-quit", "--netns", "/proc/self/fd/0"].map(str::to_owned));
     words
 }
 
@@ -204,12 +209,12 @@ mod tests {
     #[test]
     fn the_arguments_are_podmans() {
         let ports = [crate::options::publish("8080:80").expect("valid")];
-        let words = arguments(7, &ports, &["-T".to_owned(), "53".to_owned()], Path::new("/c/pasta"), true);
+        let words = arguments(&ports, &["-T".to_owned(), "53".to_owned()], Path::new("/c/pasta"), true);
         let text = words.join(" ").replace(" --runas 0:0", "");
         assert_eq!(
             text,
             "--foreground --quiet --config-net --pid /c/pasta --dns-forward 169.254.1.1 -t 8080:80 -u none -U none \
-             --no-map-gw --map-guest-addr 169.254.1.2 -T 53 --netns /proc/7/ns/net"
+             --no-map-gw --map-guest-addr 169.254.1.2 -T 53 --no-netns-quit --netns /proc/self/fd/0"
         );
     }
 
