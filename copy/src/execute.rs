@@ -11,7 +11,7 @@ use layerfs::progress::{Event, Progress};
 
 use crate::inventory::Inventory;
 use crate::plan::Plan;
-use crate::stream::{Chunks, Verified};
+use crate::stream::{Chunks, DAMAGED, Verified};
 use crate::transport::{Sent, Sink, Source};
 use crate::work;
 
@@ -108,6 +108,10 @@ impl Execution<'_> {
                     let note = format!("blob {}: trying again: {}", blob.digest.short(), error.chain());
                     self.progress.event(&Event::Note(note));
                     std::thread::sleep(Duration::from_millis(300 << attempt.min(6)));
+                }
+                // A damaged layer may break the decompressor before its digest is known.
+                Err(error) if error.kind() == Kind::Corrupt && error.advice().is_none() => {
+                    return Err(error.hint(DAMAGED));
                 }
                 outcome => break outcome?,
             }

@@ -181,6 +181,7 @@ fn a_layer_that_lies_is_neither_stored_nor_unpacked() {
     for unpack in [true, false] {
         let error = pull(&store, &wanted, unpack, &options(), &Silent).expect_err("damaged");
         assert_eq!(error.kind(), Kind::Corrupt, "{error:?}");
+        assert!(error.advice().is_some() && error.chain().contains("sha256:"), "{error:?}");
         assert!(!store.has_blob(&damaged.parse().expect("valid")));
         assert_eq!(store.resolve(&wanted).expect("readable"), None);
         let diff_id = layerfs::digest::DiffId(damaged.parse().expect("valid"));
