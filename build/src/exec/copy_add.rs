@@ -182,3 +182,6 @@ impl Style<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

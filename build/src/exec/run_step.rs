@@ -215,7 +215,9 @@ fn program_error(code: i32, error: Error) -> Error {
     let error_names_shell = error.to_string().contains("`/bin/sh`");
     match hint {
         Some(hint) => told.hint(hint),
-        None if error_names_shell => told.hint("a RUN step in shell form needs /bin/sh in the image; SHELL names another"),
+        None if error_names_shell => {
+            told.hint("a RUN step in shell form needs /bin/sh in the image; SHELL names another")
+        }
         None => told,
     }
 }
