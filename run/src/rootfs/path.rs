@@ -34,7 +34,10 @@ impl Root {
     /// The folder at `path`, made with its parents where it is missing.
     pub(crate) fn ensure_dir(&self, path: &Path) -> Result<OwnedFd> {
         let fd = match self.find(path) {
-            Err(Errno::NOENT) => self.make_dirs(path, 0)?,
+            Err(Errno::NOENT) => match self.make_last(path) {
+                Some(fd) => fd,
+                None => self.make_dirs(path, 0)?,
+            },
             found => found.at("find", path)?,
         };
         match file_type(fd.as_fd()) {
@@ -86,6 +89,14 @@ impl Root {
             },
             Err(errno) => Err(errno).at("make the mount point", path),
         }
+    }
+
+    /// The common case: only the last part of `path` is missing, and nothing is in its way.
+    fn make_last(&self, path: &Path) -> Option<OwnedFd> {
+        let name = path.file_name()?;
+        let parent = self.find(path.parent()?).ok()?;
+        mkdirat(&parent, name, Mode::from_raw_mode(0o755)).ok()?;
+        openat(&parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()
     }
 
     fn make_dirs(&self, path: &Path, links: usize) -> Result<OwnedFd> {
