@@ -18,6 +18,8 @@ use run::launch::{Io, Launch, Rootfs, Stdio, create};
 use run::spec::{HostFacts, base_spec};
 
 fn main() -> ExitCode {
+    // As an ordinary user: in a user namespace, whose making is part of what a process takes.
+    let rootless = layerfs::userns::enter().expect("a user namespace").rootless;
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     let first = words.next();
     if first.as_deref() == Some("once") {
@@ -25,7 +27,7 @@ fn main() -> ExitCode {
     }
     let count = first.and_then(|count| count.parse().ok()).unwrap_or(100);
     let temp = tempfile::tempdir().expect("a temporary folder");
-    let Some(spec) = make_bundle(temp.path()) else {
+    let Some(spec) = make_bundle(temp.path(), rootless) else {
         eprintln!("busybox-static is not installed");
         return ExitCode::FAILURE;
     };
@@ -100,12 +102,12 @@ fn start(spec: &Spec, root: &Path) {
     running.destroy().expect("nothing is left");
 }
 
-fn make_bundle(folder: &Path) -> Option<Spec> {
+fn make_bundle(folder: &Path, rootless: bool) -> Option<Spec> {
     let root = folder.join("rootfs");
     fs::create_dir_all(root.join("bin")).expect("a root");
     fs::copy("/bin/busybox", root.join("bin/busybox")).ok()?;
     symlink("busybox", root.join("bin/true")).expect("an applet");
-    let host = HostFacts { architecture: "amd64".into(), kernel: (6, 1), ..HostFacts::default() };
+    let host = HostFacts { rootless, architecture: "amd64".into(), kernel: (6, 1), ..HostFacts::default() };
     let mut spec = base_spec(&host).expect("a base");
     let process = spec.process_mut().as_mut().expect("it has a process");
     process.set_args(Some(vec!["/bin/true".to_owned()])).set_terminal(Some(false));
