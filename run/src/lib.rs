@@ -32,6 +32,7 @@ pub mod profile;
 pub mod pull;
 pub mod relay;
 mod rootfs;
+mod runtime;
 pub mod seccomp;
 pub mod session;
 pub mod spec;

@@ -1,0 +1,194 @@
+//! What is known of containers made from bundles: one folder each below `--root`.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use layerfs::error::{Context, Error, Kind, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::bundle::Bundle;
+use crate::cgroup::Cgroup;
+use crate::spec::VERSION;
+use crate::state::ProcessId;
+use crate::time;
+
+/// The socket by which a created container is started.
+const START: &str = "start";
+
+/// `state.json`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Record {
+    id: String,
+    bundle: PathBuf,
+    created: String,
+    cgroup: Cgroup,
+    annotations: std::collections::BTreeMap<String, String>,
+    process: Option<ProcessId>,
+}
+
+/// All of one root.
+#[derive(Debug)]
+pub(super) struct Instances {
+    root: PathBuf,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Instance {
+    folder: PathBuf,
+    record: Record,
+}
+
+impl Instances {
+    /// Engines call some verbs without `--root` and with an almost empty environment, so the place follows from who
+    /// calls alone.
+    pub(super) fn of(root: Option<&Path>) -> Result<Self> {
+        let uid = rustix::process::geteuid();
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let root = match (root, runtime) {
+            (Some(root), _) => root.to_owned(),
+            (None, Some(runtime)) => runtime.join("layerfs-runtime"),
+            (None, None) if uid.is_root() => PathBuf::from("/run/layerfs-runtime"),
+            (None, None) => PathBuf::from(format!("/tmp/layerfs-runtime-{}", uid.as_raw())),
+        };
+        Ok(Self { root })
+    }
+
+    /// A new one; its folder is its claim to the id.
+    pub(super) fn make(&self, id: &str, bundle: &Bundle) -> Result<Instance> {
+        check_id(id)?;
+        fs::DirBuilder::new().mode(0o700).recursive(true).create(&self.root).at("create", &self.root)?;
+        let folder = self.root.join(id);
+        if let Err(error) = fs::DirBuilder::new().mode(0o700).create(&folder) {
+            return match error.kind() {
+                std::io::ErrorKind::AlreadyExists => {
+                    Err(Error::new(Kind::Conflict, format!("container `{id}` exists already")))
+                }
+                _ => Err(error).at("create", &folder),
+            };
+        }
+        let annotations = bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect();
+        let record = Record {
+            id: id.to_owned(),
+            bundle: bundle.folder.clone(),
+            created: time::format(time::now()),
+            // Written down before it is made, for whoever clears up.
+            cgroup: bundle.cgroup.cgroup(),
+            annotations,
+            process: None,
+        };
+        let instance = Instance { folder, record };
+        instance.write(&instance.record).map(|()| instance)
+    }
+
+    /// The one with this id.
+    pub(super) fn find(&self, id: &str) -> Result<Instance> {
+        check_id(id)?;
+        let folder = self.root.join(id);
+        let path = folder.join("state.json");
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Instance { folder, record: serde_json::from_slice(&bytes).at("read", &path)? }),
+            // Half-made: there is nothing to know of it but that it can be deleted.
+            Err(_) if folder.is_dir() => {
+                Ok(Instance { folder, record: Record { id: id.to_owned(), ..Record::default() } })
+            }
+            Err(_) => Err(Error::new(Kind::NotFound, format!("container `{id}` does not exist"))),
+        }
+    }
+
+    pub(super) fn all(&self) -> Result<Vec<Instance>> {
+        let entries = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.at("read", &self.root)?,
+        };
+        let mut names: Vec<String> =
+            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        Ok(names.iter().filter_map(|name| self.find(name).ok()).collect())
+    }
+}
+
+impl Instance {
+    /// Writes down its first process.
+    pub(super) fn record(&self, pid: i32) -> Result<()> {
+        self.write(&Record { process: Some(ProcessId::of(pid)?), ..self.record.clone() })
+    }
+
+    fn write(&self, record: &Record) -> Result<()> {
+        let (moment, path) = (self.folder.join(".state.json"), self.folder.join("state.json"));
+        let bytes = serde_json::to_vec(record).context(|| "write JSON")?;
+        fs::write(&moment, bytes).at("write", &moment)?;
+        fs::rename(&moment, &path).at("rename", &path)
+    }
+
+    /// Its folder's socket.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.folder.join(START)
+    }
+
+    /// The first process, where it lives.
+    pub(super) fn open_process(&self) -> Result<OwnedFd> {
+        let stopped = || Error::new(Kind::NotFound, format!("container `{}` is not running", self.record.id));
+        self.record.process.as_ref().and_then(ProcessId::open).ok_or_else(stopped)
+    }
+
+    /// The specification's word for where it is in its life.
+    pub(super) fn status(&self) -> &'static str {
+        match &self.record.process {
+            None => "creating",
+            Some(process) if !process.is_alive() => "stopped",
+            Some(_) if self.socket().exists() => "created",
+            Some(_) => "running",
+        }
+    }
+
+    /// The state as the specification has it (runtime.md, "State").
+    pub(super) fn state(&self) -> Value {
+        let status = self.status();
+        let pid = self.record.process.as_ref().filter(|_| status != "stopped").map_or(0, |process| process.pid);
+        json!({
+            "ociVersion": VERSION,
+            "id": self.record.id,
+            "pid": pid,
+            "status": status,
+            "bundle": self.record.bundle,
+            "created": self.record.created,
+            "annotations": self.record.annotations,
+        })
+    }
+
+    /// Removes what is left of it.
+    pub(super) fn remove(&self) -> Result<()> {
+        let cgroup = self.record.cgroup.destroy();
+        fs::remove_dir_all(&self.folder).at("remove", &self.folder)?;
+        cgroup
+    }
+}
+
+/// crun's grammar: no separator of paths, nothing that looks like a flag or a hidden file.
+fn check_id(id: &str) -> Result<()> {
+    let first = |b: u8| b.is_ascii_alphanumeric() || b"_+-".contains(&b);
+    let valid = id.bytes().next().is_some_and(first) && id.bytes().all(|b| first(b) || b == b'.') && id.len() <= 255;
+    match valid {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Usage, format!("`{}` is not a container's id", id.escape_debug()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_no_paths() {
+        for (id, valid) in
+            [("a", true), ("A_1+x.y-z", true), ("", false), (".", false), ("..", false), ("a/b", false), (".a", false)]
+        {
+            assert_eq!(check_id(id).is_ok(), valid, "{id}");
+        }
+    }
+}
