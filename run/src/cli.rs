@@ -6,6 +6,7 @@ mod containers;
 mod create;
 mod known;
 mod list;
+mod refusal;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -104,33 +105,12 @@ fn split(words: &[OsString]) -> (&'static str, Vec<OsString>) {
 fn parse<T: Parser>(words: &[OsString], usage_code: i32) -> Result<T, i32> {
     let name = OsString::from("run");
     T::try_parse_from(std::iter::once(&name).chain(words)).map_err(|error| {
-        use clap::error::{ContextKind, ContextValue, ErrorKind};
+        use clap::error::ErrorKind;
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
             let _ = write!(std::io::stdout(), "{error}");
             return exit::OK;
         }
-        let unknown = match (error.kind(), error.get(ContextKind::InvalidArg)) {
-            (ErrorKind::UnknownArgument, Some(ContextValue::String(flag))) => Some(flag.clone()),
-            _ => None,
-        };
-        let text = error.to_string();
-        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let first = lines.next().unwrap_or_default();
-        let first = first.strip_prefix("error: ").unwrap_or(first);
-        let listed: Vec<&str> =
-            lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("tip:")).collect();
-        let told = match unknown.as_deref().filter(|flag| known::is_flag_elsewhere(flag)) {
-            Some(flag) => {
-                Error::new(Kind::Usage, format!("flag `{flag}` of podman and docker is not supported by `run` yet"))
-            }
-            None => {
-                let sentence = [&[first], &listed[..]].concat().join(" ");
-                let mut chars = sentence.chars();
-                let lower = chars.next().map_or(String::new(), |first| first.to_lowercase().chain(chars).collect());
-                Error::new(Kind::Usage, lower)
-            }
-        };
-        tell("run", &told.hint("`run --help` lists the flags; those of `run` come before the image"), usage_code)
+        tell("run", &refusal::explain(&error), usage_code)
     })
 }
 

@@ -60,12 +60,18 @@ impl Files {
     /// # Errors
     /// The folder cannot be written.
     pub fn write(&self, folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
-        let all = [("hosts", &self.hosts), ("hostname", &self.hostname), ("resolv.conf", &self.resolv_conf)];
+        // The last tells programs that they are in a container (podman's sign; systemd and many scripts look for it).
+        let all = [
+            ("hosts", self.hosts.as_str(), "/etc/hosts"),
+            ("hostname", &self.hostname, "/etc/hostname"),
+            ("resolv.conf", &self.resolv_conf, "/etc/resolv.conf"),
+            ("containerenv", "", "/run/.containerenv"),
+        ];
         all.into_iter()
-            .map(|(name, content)| {
+            .map(|(name, content, place)| {
                 let path = folder.join(name);
                 fs::write(&path, content).at("write", &path)?;
-                Ok((path, Path::new("/etc").join(name)))
+                Ok((path, PathBuf::from(place)))
             })
             .collect()
     }

@@ -2,6 +2,7 @@
 //!
 //! The rules are those of docker and podman (moby/sys `user.GetExecUser`): a number is always an id, never a name; an id
 //! nobody has is fine, with group 0 and home `/`; a name must exist; without a named group the user's memberships count.
+//! The primary group is one of the supplementary groups too.
 //! Anything else that begins like a number or holds odd bytes is an error: `USER 4294967296` must not become root, nor
 //! `+0`, ` 0` or `0x0` (CVE-2024-40635, CVE-2026-30892).
 
@@ -57,6 +58,10 @@ pub fn resolve(text: &str, passwd: &[u8], group: &[u8], more: &[String]) -> Resu
         Some(wanted) => resolved.gid = find_group(group, wanted)?,
         None if !name.is_empty() => resolved.groups = memberships(group, &name, gid),
         None => {}
+    }
+    // Without it, a file that its group may not read could be read by somebody who gave that group up (CVE-2022-2989).
+    if !text.is_empty() && !resolved.groups.contains(&resolved.gid) {
+        resolved.groups.insert(0, resolved.gid);
     }
     for wanted in more {
         let gid = find_group(group, wanted)?;
@@ -159,16 +164,16 @@ mod tests {
     #[test]
     fn users_are_exact_or_refused() {
         check("", Some((0, 0, &[], "/root")));
-        check("root", Some((0, 0, &[], "/root")));
-        check("user", Some((1000, 1001, &[10, 20], "/home/user")));
-        check("1000", Some((1000, 1001, &[10, 20], "/home/user")));
-        check("1000:", Some((1000, 1001, &[10, 20], "/home/user")));
-        check(":1000", Some((0, 1000, &[], "/root")));
-        check("user:wheel", Some((1000, 10, &[], "/home/user")));
-        check("user:5", Some((1000, 5, &[], "/home/user")));
-        check("4242", Some((4242, 0, &[], "/")));
-        check("7", Some((7, 0, &[], "/")));
-        check("2147483647", Some((i32::MAX as u32, 0, &[], "/")));
+        check("root", Some((0, 0, &[0], "/root")));
+        check("user", Some((1000, 1001, &[1001, 10, 20], "/home/user")));
+        check("1000", Some((1000, 1001, &[1001, 10, 20], "/home/user")));
+        check("1000:", Some((1000, 1001, &[1001, 10, 20], "/home/user")));
+        check(":1000", Some((0, 1000, &[1000], "/root")));
+        check("user:wheel", Some((1000, 10, &[10], "/home/user")));
+        check("user:5", Some((1000, 5, &[5], "/home/user")));
+        check("4242", Some((4242, 0, &[0], "/")));
+        check("7", Some((7, 0, &[0], "/")));
+        check("2147483647", Some((i32::MAX as u32, 0, &[0], "/")));
         for wrong in [
             "nobody-here",
             "user:nope",
@@ -197,7 +202,7 @@ mod tests {
     #[test]
     fn groups_can_be_added() {
         let more = ["wheel".to_owned(), "99".to_owned(), "wheel".to_owned()];
-        assert_eq!(resolve("4242", PASSWD, GROUP, &more).expect("valid").groups, [10, 99]);
+        assert_eq!(resolve("4242", PASSWD, GROUP, &more).expect("valid").groups, [0, 10, 99]);
         assert!(resolve("0", PASSWD, GROUP, &["nope".to_owned()]).is_err());
     }
 }
