@@ -9,7 +9,7 @@
 //! cache/KIND/*.json  containers/ID/*.json        records; a `roots` object in one keeps what it names alive
 //! unsynced/BOOT-ID/WHAT                          objects that were not yet synced when that boot was running
 //! tmp/NAME/                                      everything is born here; locked by its owner
-//! gc.lock  index.lock  locks/                    advisory locks (`flock`)
+//! gc.lock  index.lock  tmp.lock  locks/                    advisory locks (`flock`)
 //! layerfs-format                                 the version number
 //! ```
 //!

@@ -309,7 +309,7 @@ mod tests {
         }
         assert!(!store.has_blob(&descriptor.digest));
         assert_eq!(store.put_blob(b"right").expect("stored"), descriptor.digest);
-        assert_eq!(fs::read_dir(store.root().join("tmp")).expect("tmp").count(), 1, "only the lock is left");
+        assert_eq!(fs::read_dir(store.root().join("tmp")).expect("tmp").count(), 0, "nothing is left");
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl TempDir {
     pub(super) fn new(parent: &Path) -> Result<Self> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         // A sweeper holds this lock exclusively; so no folder is seen between its birth and its own lock.
-        let gate = lock(&parent.join(".lock"), FlockOperation::LockShared)?;
+        let gate = lock(&gate(parent), FlockOperation::LockShared)?;
         loop {
             let n = COUNTER.fetch_add(1, Ordering::Relaxed);
             let nanos = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_nsec;
@@ -55,18 +55,14 @@ impl Drop for TempDir {
 
 /// Removes the folders of `parent` whose owners are dead.
 pub(super) fn sweep(parent: &Path) -> Result<()> {
-    let mut names = fs::read_dir(parent).at("read", parent)?.filter_map(std::result::Result::ok);
-    if names.all(|entry| entry.file_name() == ".lock") {
+    if fs::read_dir(parent).at("read", parent)?.next().is_none() {
         return Ok(());
     }
     // Another process that is just giving birth is no reason to wait: it sweeps, or somebody later does.
-    let Ok(_gate) = try_lock(&parent.join(".lock"), FlockOperation::NonBlockingLockExclusive) else {
+    let Ok(_gate) = lock(&gate(parent), FlockOperation::NonBlockingLockExclusive) else {
         return Ok(());
     };
     for entry in fs::read_dir(parent).at("read", parent)?.filter_map(std::result::Result::ok) {
-        if entry.file_name() == ".lock" {
-            continue;
-        }
         let path = entry.path();
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             let _ = fs::remove_file(&path);
@@ -75,6 +71,11 @@ pub(super) fn sweep(parent: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The lock that is held while a folder is born or swept.
+fn gate(parent: &Path) -> PathBuf {
+    parent.with_extension("lock")
 }
 
 fn lock_dir(path: &Path) -> Result<OwnedFd> {
@@ -93,10 +94,6 @@ fn try_lock_dir(path: &Path) -> Result<OwnedFd> {
 
 /// Opens (making it) and locks a file, waiting for the lock where the operation does.
 pub(super) fn lock(path: &Path, operation: FlockOperation) -> Result<OwnedFd> {
-    try_lock(path, operation)
-}
-
-fn try_lock(path: &Path, operation: FlockOperation) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).at("open", path)?;
     loop {
