@@ -97,6 +97,9 @@ impl<'a> Prepared<'a> {
         // Mounted over "/": no path lookup of this process ends there, since a lookup starts below it, and the
         // mount goes with the old root. No folder on the host is needed for it.
         move_mount(&self.root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).context(|| "attach the root")?;
+        // A copy of a mount is its peer, and on most machines the original is shared: `pivot_root` takes no such root.
+        let attributes = MountAttributes { propagation: outer, ..MountAttributes::default() };
+        set_attributes(self.root.as_fd(), &attributes, true).context(|| "cut the root off from its original")?;
         let root = Root::new(self.root);
 
         let mut proc = None;

@@ -40,6 +40,17 @@ pub(crate) fn a_stack_of_layers(place: &Place) {
     assert_ne!(fs::read_to_string(place.root.join("etc/passwd")).expect("the original"), "new\n");
 }
 
+/// systemd shares all mounts of a machine: what happens in a container must not show there.
+pub(crate) fn a_machine_that_shares_its_mounts(place: &Place) {
+    layerfs::sys::process::unshare_namespaces(0x0002_0000).expect("a mount namespace");
+    let shared = rustix::mount::MountPropagationFlags::SHARED | rustix::mount::MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", shared).expect("shared mounts");
+    let before = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
+    let outcome = run(place, &spec(place, &["sh", "-c", "cat /proc/self/mountinfo"])).expect("it starts");
+    assert!(!outcome.out.contains("shared:"), "{}", outcome.out);
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").expect("the mounts"), before);
+}
+
 /// Inside another engine's container parts of /proc are covered, and then the kernel refuses a new one. Here there is
 /// but a single id, too: no group of terminals, no other groups.
 pub(crate) fn a_procfs_that_the_kernel_refuses(place: &Place) {

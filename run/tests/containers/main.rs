@@ -20,6 +20,7 @@ fn main() -> std::process::ExitCode {
     run_all(cases![
         life::a_program_runs_as_process_1,
         life::a_stack_of_layers,
+        life::a_machine_that_shares_its_mounts,
         life::a_procfs_that_the_kernel_refuses,
         life::devices_are_guarded_on_both_versions,
         life::exit_codes_are_the_programs,
