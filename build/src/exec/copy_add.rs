@@ -120,7 +120,10 @@ fn assemble<'a>(prepared: &Prepared<'a>, clock: Clock) -> Result<Output<'a>> {
                     format!("the destination `{destination}` is a file, not a folder"),
                 ));
             }
-            output.folder(&placement.path);
+            match archive {
+                Some(_) => output.plain_folder(&placement.path),
+                None => output.folder(&placement.path),
+            }
             is_folder = true;
         } else if several {
             return Err(Error::new(

@@ -20,6 +20,7 @@ use layerfs::layer::{DiffOptions, MergedView, commit_upper, prepare_upper};
 use layerfs::mount::MountPlan;
 use layerfs::oci::{ImageConfig, Platform};
 use layerfs::store::{Store, TempDir};
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
 use run::launch::Rootfs;
 use run::options::RunOptions;
 use run::spec::user;
@@ -27,7 +28,7 @@ use run::spec::{HostFacts, NetworkNamespace, Place};
 use run::step::{Server, StepRequest};
 
 use crate::cache::{KeyBuilder, Layer};
-use crate::graph::Run;
+use crate::graph::{Run, Variables};
 use crate::options::Secret;
 use crate::progress::{Progress, StepId, Stream};
 use crate::schedule::{Engine, Origins, Stack};
@@ -129,9 +130,6 @@ pub(crate) fn run(
     let made = mounts::make(engine, origins, mounts, dir.path())?;
 
     let mut config = ImageConfig::scratch(&Platform::host());
-    let secrets = made.environment.iter().chain(&run.proxies).chain(&run.env);
-    let env: Vec<String> = secrets.map(|(name, value)| format!("{name}={value}")).collect();
-    config.set_strings("Env", Some(&env));
     config.set_strings("Cmd", Some(&run.args));
     config.set_text("WorkingDir", &run.cwd);
     let mut options = RunOptions::default();
@@ -140,8 +138,16 @@ pub(crate) fn run(
     options.storage.shm_size = runner.shm_size;
     options.network.hostname = (connection.namespace != NetworkNamespace::Host).then(|| network::HOSTNAME.to_owned());
     let id = layerfs::digest::Digest::of(dir.path().as_os_str().as_encoded_bytes()).hex();
+    let home = user.home.clone();
+    let root = user.uid == 0;
     let place = Place { id, user, network: connection.namespace.clone(), files, ..Place::default() };
     let mut spec = run::spec::for_container(&config, &options, &runner.host, &place)?;
+    if let Some(process) = spec.process_mut() {
+        process.set_env(Some(environment(run, &made.environment, &home)));
+        if let Some(capabilities) = process.capabilities().clone() {
+            process.set_capabilities(Some(allow_as_docker(capabilities, root)));
+        }
+    }
     let mut all = spec.mounts().clone().unwrap_or_default();
     all.extend(made.mounts);
     let targets: Vec<PathBuf> = all.iter().map(|mount| mount.destination().clone()).collect();
@@ -158,6 +164,36 @@ pub(crate) fn run(
     let options = DiffOptions { clamp_mtime: engine.clock.clamp, ..DiffOptions::default() };
     let committed = commit_upper(store, &upper_dir, &options)?;
     Ok((!committed.empty).then_some(Layer { diff_id: committed.diff_id, size: committed.blob.size }))
+}
+
+/// The variables of a step: its own and no others but `HOME`. What tells a container from a machine would end up in
+/// what is built.
+fn environment(run: &Run, secrets: &[(String, String)], home: &str) -> Vec<String> {
+    let mut variables = Variables::default();
+    for (name, value) in run.proxies.iter().chain(secrets).chain(&run.env) {
+        variables.set(name, value);
+    }
+    if variables.get("HOME").is_none() {
+        variables.set("HOME", home);
+    }
+    variables.strings()
+}
+
+/// What docker's builds may do and podman's containers may not: package scripts make device nodes, raw sockets and audit
+/// records.
+fn allow_as_docker(mut capabilities: LinuxCapabilities, root: bool) -> LinuxCapabilities {
+    let more = [Capability::Mknod, Capability::NetRaw, Capability::AuditWrite];
+    let with = |set: &Option<Capabilities>| {
+        let mut set = set.clone().unwrap_or_default();
+        set.extend(more);
+        Some(set)
+    };
+    capabilities.set_bounding(with(capabilities.bounding()));
+    if root {
+        capabilities.set_effective(with(capabilities.effective()));
+        capabilities.set_permitted(with(capabilities.permitted()));
+    }
+    capabilities
 }
 
 fn describe_exit(run: &Run, code: i32) -> String {

@@ -34,7 +34,7 @@ pub fn digest(tree: &Tree, selection: &Selection, owners: Owners<'_>, cache: Opt
             // A file's name counts: it may become the name of the copy.
             Content::File(entry) => {
                 add(&mut hasher, b"file", &part.name);
-                entries(&mut hasher, tree, std::slice::from_ref(entry), owners, cache)?;
+                entries(&mut hasher, tree, std::slice::from_ref(&**entry), owners, cache)?;
             }
             Content::Folder(list) => {
                 add(&mut hasher, b"folder", b"");

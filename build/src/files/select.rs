@@ -36,7 +36,7 @@ pub struct Part {
 #[derive(Debug)]
 pub enum Content {
     /// One file; its path is empty.
-    File(Entry),
+    File(Box<Entry>),
     /// What is in a folder; not the folder itself, whose place the destination takes.
     Folder(Vec<Entry>),
     /// A file of the Dockerfile.
@@ -102,7 +102,7 @@ fn part(tree: &Tree, path: &str, node: Node, exclude: &Ignore, wildcard: bool) -
         }
         let entry = Entry::of(tree, Vec::new(), node.path.clone().into_bytes(), node.metadata)?;
         let entry = entry.ok_or_else(|| Error::new(Kind::Invalid, format!("`{path}` is a socket")))?;
-        return Ok(Some(Part { name: name.into(), content: Content::File(entry) }));
+        return Ok(Some(Part { name: name.into(), content: Content::File(Box::new(entry)) }));
     }
     let below = walk(tree, &node.path, &Filter { exclude: exclude.clone(), include: None })?;
     Ok(Some(Part { name: name.into(), content: Content::Folder(below) }))

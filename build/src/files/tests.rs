@@ -147,7 +147,7 @@ fn a_digest_changes_with_what_a_copy_would_change_and_with_nothing_else() {
     };
     set_time("file", old);
     // Long enough that the first digest is kept.
-    std::thread::sleep(Duration::from_millis(50));
+    settle();
     let mut known = digest_of(&dir, cache.path(), None);
     assert_eq!(digest_of(&dir, cache.path(), None), known);
     type Change<'a> = (&'a str, bool, Box<dyn Fn() + 'a>);
@@ -237,7 +237,7 @@ fn a_mode_that_will_be_replaced_does_not_count() {
 fn what_was_read_once_is_not_read_again() {
     let cache = tempfile::tempdir().expect("a folder");
     let dir = folder(&["file=content"]);
-    std::thread::sleep(Duration::from_millis(50));
+    settle();
     let first = digest_of(&dir, cache.path(), None);
     // A reader that cannot open it would fail, were it asked to.
     let stats = StatCache::open(cache.path(), dir.path());

@@ -174,10 +174,8 @@ impl Walk<'_> {
         let ignore = self.tree.ignore();
         let ignored = decide(ignore, &source_text, ignored, is_dir);
         let excluded = decide(&self.filter.exclude, &path_text, excluded, is_dir);
-        let included = match &self.filter.include {
-            Some(include) => Some(decide(&include.pattern, &path_text, included, is_dir)),
-            None => None,
-        };
+        let include = self.filter.include.as_ref();
+        let included = include.map(|include| decide(&include.pattern, &path_text, included, is_dir));
         let out = ignored.ignored() || excluded.ignored();
         let meant = !out && included.as_ref().is_none_or(Decision::ignored);
         if is_dir {

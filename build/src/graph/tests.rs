@@ -1,4 +1,4 @@
-use layerfs::oci::{ImageConfig, Platform};
+use layerfs::oci::ImageConfig;
 use serde_json::json;
 
 use super::*;
@@ -6,15 +6,8 @@ use crate::dockerfile::{ast::Dockerfile, parse};
 
 fn options() -> Options {
     Options {
-        build_args: Vec::new(),
-        target: None,
-        platform: "linux/arm64".parse().expect("a platform"),
         build_platform: "linux/amd64".parse().expect("a platform"),
-        contexts: Vec::new(),
-        labels: Vec::new(),
-        network: ast::Network::Default,
-        hosts: Vec::new(),
-        allow_insecure: false,
+        ..Options::new("linux/arm64".parse().expect("a platform"))
     }
 }
 

@@ -183,7 +183,7 @@ impl<'a> Origins<'a> {
     /// Another stage's result, waited for.
     pub(crate) fn stage(&self, index: usize) -> Result<StageResult> {
         let result = self.promises[&index].wait();
-        result.ok_or_else(|| Error::new(Kind::Interrupted, "a stage that this one needs was not built"))
+        result.ok_or_else(|| Error::new(Kind::Interrupted, "the build was stopped"))
     }
 
     /// A context of the command line.

@@ -117,7 +117,7 @@ impl Worker<'_> {
         let engine = self.engine;
         let settle = match engine.flights.take(key) {
             Turn::Other(Some(outcome)) => return Ok((Some(outcome), End::Cached)),
-            Turn::Other(None) => return Err(Error::new(Kind::Interrupted, "an equal step failed")),
+            Turn::Other(None) => return Err(Error::new(Kind::Interrupted, "the build was stopped")),
             Turn::Own(settle) => settle,
         };
         if !engine.no_cache.covers(&self.stage.label)

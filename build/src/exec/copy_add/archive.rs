@@ -65,9 +65,7 @@ pub(super) fn copy(
             if let Some((uid, gid)) = style.owner {
                 (entry.uid, entry.gid) = (uid.into(), gid.into());
             }
-            if let (Some(chmod), true) = (style.chmod, entry.kind != EntryKind::Symlink) {
-                entry.mode = chmod.apply(entry.mode, entry.kind == EntryKind::Dir);
-            }
+            // Modes stay as the archive has them, `--chmod` or not, as in BuildKit.
             entry.mtime.seconds = style.clock.limit(entry.mtime.seconds);
             entry.mtime.nanos = 0;
             let runs = entry.sparse.take();

@@ -46,8 +46,6 @@ pub(super) struct Output<'a> {
 struct Item<'a> {
     entry: TarEntry,
     content: Bytes<'a>,
-    /// A folder below that is only described again: the way to what changes.
-    known: bool,
 }
 
 enum Bytes<'a> {
@@ -68,7 +66,7 @@ impl<'a> Output<'a> {
                     let mut entry = blank(path.clone(), EntryKind::Dir, folder.mode);
                     (entry.uid, entry.gid) = (folder.uid.into(), folder.gid.into());
                     entry.mtime.seconds = style.clock.limit(folder.modified);
-                    output.entries.insert(path.clone(), Item { entry, content: Bytes::None, known: true });
+                    output.entries.insert(path.clone(), Item { entry, content: Bytes::None });
                 }
             }
         }
@@ -82,14 +80,23 @@ impl<'a> Output<'a> {
 
     /// A folder that has to be there; made where it is not.
     pub(super) fn folder(&mut self, path: &[u8]) {
+        self.folder_of(path, self.style.folder_mode());
+    }
+
+    /// The same without `--chmod`: what an archive is unpacked into.
+    pub(super) fn plain_folder(&mut self, path: &[u8]) {
+        self.folder_of(path, 0o755);
+    }
+
+    fn folder_of(&mut self, path: &[u8], mode: u32) {
         if path.is_empty() || self.entries.get(path).is_some_and(|item| item.entry.kind == EntryKind::Dir) {
             return;
         }
         let (uid, gid) = self.style.owner.unwrap_or((0, 0));
-        let mut entry = blank(path.to_vec(), EntryKind::Dir, self.style.folder_mode());
+        let mut entry = blank(path.to_vec(), EntryKind::Dir, mode);
         (entry.uid, entry.gid) = (uid.into(), gid.into());
         entry.mtime.seconds = self.style.clock.stamp();
-        self.insert(Item { entry, content: Bytes::None, known: false });
+        self.insert(Item { entry, content: Bytes::None });
     }
 
     /// A file of a tree.
@@ -124,7 +131,7 @@ impl<'a> Output<'a> {
         if matches!(kind, EntryKind::Char | EntryKind::Block) {
             entry.device = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
         }
-        self.checked_insert(Item { entry, content, known: false })
+        self.checked_insert(Item { entry, content })
     }
 
     /// A file of the Dockerfile.
@@ -135,7 +142,7 @@ impl<'a> Output<'a> {
         (entry.uid, entry.gid) = (uid.into(), gid.into());
         entry.mtime.seconds = self.style.clock.stamp();
         entry.size = bytes.len() as u64;
-        self.checked_insert(Item { entry, content: Bytes::Memory(bytes), known: false })
+        self.checked_insert(Item { entry, content: Bytes::Memory(bytes) })
     }
 
     /// An archive whose members go below `path`.
