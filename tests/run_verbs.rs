@@ -18,7 +18,7 @@ fn exit_codes_are_podmans() {
     for actor in everyone() {
         actor.run(["--rm", IMAGE, "true"]).ok();
         actor.run(["--rm", IMAGE, "sh", "-c", "exit 42"]).fails(42);
-        actor.run(["--rm", IMAGE, "sh", "-c", "kill -KILL $$"]).fails(137);
+        actor.run(["--rm", IMAGE, "sh", "-c", "sh -c 'kill -KILL $$'; exit $?"]).fails(137);
         actor.run(["--rm", IMAGE, "no-such-command"]).fails(127).says(&["no-such-command", "hint: "]);
         actor.run(["--rm", IMAGE, "/etc"]).fails(126);
         actor.run(["--rm", IMAGE, "/etc/passwd"]).fails(126).says(&["/etc/passwd"]);
@@ -95,7 +95,7 @@ fn input_reaches_the_container() {
         assert!(report.stdout.starts_with("8f990ba0b577b51c"), "{report}");
         // Without -i it sees the end at once.
         assert_eq!(actor.run(["--rm", IMAGE, "wc", "-c"]).stdin("lost").ok().stdout.trim(), "0");
-        let report = actor.run(["--rm", IMAGE, "sh", "-c", "echo out; echo err >&2"]).ok();
+        let report = actor.run(["--rm", "--network", "none", IMAGE, "sh", "-c", "echo out; echo err >&2"]).ok();
         assert_eq!((report.stdout.as_str(), report.stderr.as_str()), ("out\n", "err\n"));
     }
 }
