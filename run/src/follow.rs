@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 
 use layerfs::error::{Context, Error, Kind, Result};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::inotify;
 
 use crate::log::{Entry, Stream, tail_start};
@@ -135,6 +135,30 @@ fn watch_folder(container: &Container) -> Result<OwnedFd> {
     let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::DELETE;
     inotify::add_watch(&watch, &container.dir, events | inotify::WatchFlags::CREATE).at("watch", &container.dir)?;
     Ok(watch)
+}
+
+/// Waits until a container that is being started runs, or is not being started any more.
+///
+/// # Errors
+/// It cannot be watched.
+pub fn past_start(container: Container) -> Result<Container> {
+    // Nothing tells that a lock was let go, so one that died on the way is found by looking again now and then.
+    const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+    let mut now = container;
+    let mut watch = None;
+    while now.phase() == Phase::Created && now.is_owned() {
+        if watch.is_none() {
+            watch = Some(watch_folder(&now)?);
+        }
+        if let Some(watch) = &watch {
+            let _ = rustix::event::poll(&mut [PollFd::new(watch, PollFlags::IN)], Some(&AGAIN));
+        }
+        match now.again()? {
+            Some(later) => now = later,
+            None => break,
+        }
+    }
+    Ok(now)
 }
 
 /// Until something in the folder changes, or the process ends.

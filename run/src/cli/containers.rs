@@ -177,7 +177,7 @@ struct Rm {
     /// Running ones too; one that does not exist is no error
     #[arg(short, long)]
     force: bool,
-    /// Seconds until a running one is killed
+    /// Ask a running one to end, and kill it after so many seconds; without, it is killed at once
     #[arg(short, long, value_name = "SECONDS", value_parser = options::stop_timeout, allow_hyphen_values = true)]
     time: Option<u64>,
     #[command(flatten)]
@@ -204,12 +204,18 @@ fn rm_parsed(arguments: &Rm) -> Result<i32> {
     let mut ready = Vec::new();
     for name in &names {
         let found = outside.find(name).and_then(|container| {
+            let container = if arguments.force { follow::past_start(container)? } else { container };
             match container.phase() {
                 Phase::Running if !arguments.force => {
                     let message = format!("container `{name}` is running");
                     return Err(Error::new(Kind::Exit(exit::RUNNING), message).hint("stop it first, or use --force"));
                 }
-                Phase::Running => end(&container, arguments.time)?,
+                // What is about to be thrown away need not be asked first, unless a time for it is given.
+                Phase::Running => end(&container, Some(arguments.time.unwrap_or(0)))?,
+                Phase::Created if container.is_owned() => {
+                    let message = format!("container `{name}` is being started");
+                    return Err(Error::new(Kind::Exit(exit::RUNNING), message).hint("use --force"));
+                }
                 _ => container.wait_unowned()?,
             }
             Ok(container)
