@@ -17,7 +17,7 @@ use layerfs::userns::{self, Entered};
 use oci_spec::runtime::Spec;
 
 use crate::cgroup;
-use crate::options::{MountRequest, Removal, RunOptions};
+use crate::options::{MountRequest, NetworkMode, Removal, RunOptions};
 use crate::spec::user::{self, User};
 use crate::spec::{self, Place};
 use crate::state::{Container, Containers, Owner, Record, now};
@@ -60,8 +60,20 @@ impl Caller {
     /// # Errors
     /// User namespaces cannot be had, or the store cannot be opened.
     pub fn enter(store: Option<&Path>, warn: impl FnOnce(&str)) -> Result<Self> {
+        Self::enter_with(store, &NetworkMode::Default, warn)
+    }
+
+    /// The same for a container on `network`. That of another container belongs to the other's user namespace, which is
+    /// then entered instead of a new one.
+    ///
+    /// # Errors
+    /// Those of [`Caller::enter`], and the other container does not run.
+    pub fn enter_with(store: Option<&Path>, network: &NetworkMode, warn: impl FnOnce(&str)) -> Result<Self> {
         // Told before entering: inside, everybody is root.
         let root = store_root(store)?;
+        if let (NetworkMode::Container(name), false) = (network, rustix::process::geteuid().is_root()) {
+            join_user_namespace(&Containers::below(&root).find(name)?)?;
+        }
         let entered = userns::enter()?;
         if let Some(line) = &entered.single_id {
             warn(line);
@@ -70,6 +82,16 @@ impl Caller {
         let containers = Containers::below(store.root());
         Ok(Self { entered, store, containers })
     }
+}
+
+fn join_user_namespace(other: &Container) -> Result<()> {
+    /// `CLONE_NEWNS`
+    const MOUNTS: u64 = 0x2_0000;
+    let process = other.open_process()?;
+    let name = &other.record.name;
+    rustix::thread::move_into_thread_name_spaces(process.as_fd(), rustix::thread::ThreadNameSpaceType::USER)
+        .context(|| format!("join the user namespace of container `{name}`"))?;
+    layerfs::sys::process::unshare_namespaces(MOUNTS).context(|| "make a mount namespace")
 }
 
 /// Where the store lies, as the user says or by default.

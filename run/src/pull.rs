@@ -63,7 +63,8 @@ fn fetch(store: &Store, text: &str, platform: Option<&Platform>, quiet: bool) ->
     let status = command.status().at("start", &program)?;
     match status.success() {
         true => Ok(()),
-        false => Err(Error::new(Kind::Unavailable, format!("image `{text}` could not be pulled"))),
+        false => Err(Error::new(Kind::Unavailable, format!("image `{text}` could not be pulled"))
+            .hint("what `copy` said above is the reason; --pull never uses only what is in the store")),
     }
 }
 

@@ -51,7 +51,7 @@ fn run_parsed(arguments: &Run) -> Result<i32> {
         return Err(Error::new(Kind::Usage, "--preserve-fds hands nothing over with --detach"));
     }
     check_cidfile(&arguments.create)?;
-    let caller = Caller::enter(arguments.common.store(), note)?;
+    let caller = Caller::enter_with(arguments.common.store(), &options.network.mode, note)?;
     let prepared = make(&caller, &arguments.create, options)?;
     let id = prepared.container.record.id.clone();
     let dir = prepared.container.dir.clone();
@@ -220,7 +220,13 @@ pub(super) fn start(words: &[OsString]) -> i32 {
     if attach && arguments.containers.len() > 1 {
         return tell("run", &Error::new(Kind::Usage, "one container can be attached to at a time"), exit::ENGINE);
     }
-    let caller = match Caller::enter(arguments.common.store(), note) {
+    // One process can be in one user namespace: the first container's network decides which.
+    let entered = prepare::store_root(arguments.common.store()).and_then(|root| {
+        let first = Containers::below(&root).find(&arguments.containers[0]);
+        let network = first.map(|container| container.record.options.network.mode).unwrap_or_default();
+        Caller::enter_with(arguments.common.store(), &network, note)
+    });
+    let caller = match entered {
         Ok(caller) => caller,
         Err(error) => return tell("run", &error, exit::ENGINE),
     };
