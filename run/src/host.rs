@@ -8,6 +8,7 @@ use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::Platform;
 use layerfs::userns::{Entered, Mapping};
 
+use crate::cgroup::hierarchy;
 use crate::options::{DeviceRequest, RunOptions, SecurityOption};
 use crate::profile;
 use crate::spec::{DeviceNode, HostFacts};
@@ -26,7 +27,7 @@ pub fn facts(entered: &Entered, options: &RunOptions) -> Result<HostFacts> {
         hostname: system.nodename().to_string_lossy().into_owned(),
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         limits_pids: true,
-        limits_swap: false,
+        limits_swap: options.resources.memory.is_some() && hierarchy::limits_swap(&hierarchy::probe()?),
         seccomp_profile: seccomp_profile(options)?,
         devices: devices(options)?,
     })

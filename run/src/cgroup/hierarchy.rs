@@ -47,6 +47,19 @@ pub(crate) fn probe() -> Result<Vec<Hierarchy>> {
     Ok(parse(&text).into_iter().filter_map(|membership| locate(Path::new(MOUNT_ROOT), &membership)).collect())
 }
 
+/// Whether swap can be limited: a question of how the kernel was built and booted, answered by any cgroup of the
+/// memory controller's. On v2 the topmost has no limits, and where no other has any yet, nothing tells.
+pub(crate) fn limits_swap(hierarchies: &[Hierarchy]) -> bool {
+    if let Some(v1) = hierarchies.iter().find(|hierarchy| hierarchy.controllers.iter().any(|name| name == "memory")) {
+        return v1.own.join("memory.memsw.limit_in_bytes").exists();
+    }
+    let Some(v2) = hierarchies.iter().find(|hierarchy| hierarchy.version == Version::V2) else { return false };
+    let above = v2.own.ancestors().take_while(|folder| folder.starts_with(&v2.mount)).map(Path::to_owned);
+    let others = fs::read_dir(&v2.mount).into_iter().flatten().flatten().map(|entry| entry.path());
+    let limited = above.chain(others).find(|folder| folder.join("memory.max").exists());
+    limited.is_some_and(|folder| folder.join("memory.swap.max").exists())
+}
+
 /// One line of `/proc/self/cgroup`.
 #[derive(Debug, PartialEq, Eq)]
 struct Membership {
@@ -104,6 +117,28 @@ mod tests {
         let pairs: Vec<_> = parsed.iter().map(|m| (m.controllers.join(","), m.path.as_str())).collect();
         let expected = [("name=systemd", "/"), ("memory", "/a:b/c"), ("cpu,cpuacct", "/"), ("", "/user.slice")];
         assert_eq!(pairs, expected.map(|(controllers, path)| (controllers.to_owned(), path)));
+    }
+
+    #[test]
+    fn swap_is_limited_where_a_cgroup_says_so() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (mount, own) = (dir.path().to_owned(), dir.path().join("user/session"));
+        let sibling = dir.path().join("system");
+        for folder in [&own, &sibling] {
+            std::fs::create_dir_all(folder).expect("folder");
+        }
+        let hierarchies = [Hierarchy { version: Version::V2, mount, controllers: Vec::new(), own: own.clone() }];
+        assert!(!limits_swap(&hierarchies));
+        std::fs::write(sibling.join("memory.max"), "max").expect("file");
+        assert!(!limits_swap(&hierarchies));
+        std::fs::write(sibling.join("memory.swap.max"), "max").expect("file");
+        assert!(limits_swap(&hierarchies));
+        std::fs::write(own.join("memory.max"), "max").expect("file");
+        assert!(!limits_swap(&hierarchies));
+        let v1 = Hierarchy { version: Version::V1, controllers: vec!["memory".to_owned()], ..hierarchies[0].clone() };
+        assert!(!limits_swap(&[v1.clone()]));
+        std::fs::write(own.join("memory.memsw.limit_in_bytes"), "").expect("file");
+        assert!(limits_swap(&[v1]));
     }
 
     #[test]
