@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{Args, ValueEnum};
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::Platform;
 
@@ -39,22 +39,15 @@ pub(super) struct CreateArguments {
     pub(super) words: Vec<String>,
 }
 
-/// A flag that may be followed by `=true` or `=false`.
-macro_rules! switch {
-    () => {
-        "false"
-    };
-}
-
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Process")]
 struct ProcessFlags {
     /// Pass standard input
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value = switch!(), default_missing_value = "true", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
-    interactive: bool,
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    interactive: Option<bool>,
     /// Give the container a terminal
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value = switch!(), default_missing_value = "true", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
-    tty: bool,
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    tty: Option<bool>,
     /// Set a variable: NAME=VALUE, NAME for the caller's own, PREFIX*
     #[arg(short, long, value_name = "VARIABLE")]
     env: Vec<String>,
@@ -77,8 +70,8 @@ struct ProcessFlags {
     #[arg(long, value_parser = options::umask)]
     umask: Option<u32>,
     /// Run a small init as process 1
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = switch!(), default_missing_value = "true", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
-    init: bool,
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    init: Option<bool>,
     /// Hand over this many descriptors from 3 on
     #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
     preserve_fds: u32,
@@ -103,8 +96,8 @@ struct IsolationFlags {
     #[arg(long, value_name = "MODE", value_parser = userns)]
     userns: Option<()>,
     /// Every capability and device, no seccomp filter, nothing masked
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = switch!(), default_missing_value = "true", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
-    privileged: bool,
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    privileged: Option<bool>,
     /// Add a capability, or ALL
     #[arg(long, value_name = "CAPABILITY", value_delimiter = ',')]
     cap_add: Vec<String>,
@@ -138,8 +131,8 @@ struct StorageFlags {
     #[arg(long, value_name = "PATH[:OPTIONS]", value_parser = options::tmpfs)]
     tmpfs: Vec<MountRequest>,
     /// The image cannot be written to
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = switch!(), default_missing_value = "true", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
-    read_only: bool,
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    read_only: Option<bool>,
     /// Size of /dev/shm
     #[arg(long, value_name = "SIZE", value_parser = options::size)]
     shm_size: Option<u64>,
@@ -210,8 +203,8 @@ struct LifeFlags {
     #[arg(long)]
     name: Option<String>,
     /// Remove the container when it has ended
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = switch!(), default_missing_value = "true", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
-    rm: bool,
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    rm: Option<bool>,
     /// A label
     #[arg(short, long, value_name = "NAME=VALUE")]
     label: Vec<String>,
@@ -287,7 +280,7 @@ impl CreateArguments {
         Ok(RunOptions {
             name: life.name.clone(),
             labels: life.label.iter().map(|label| pair(label)).collect(),
-            remove: if life.rm { Removal::OnExit } else { Removal::Keep },
+            remove: if is_on(life.rm) { Removal::OnExit } else { Removal::Keep },
             process: process.options(&self.words[1..])?,
             isolation: isolation.options(),
             storage: storage.options(),
@@ -297,6 +290,11 @@ impl CreateArguments {
             stop: StopOptions { signal: life.stop_signal, timeout: life.stop_timeout },
         })
     }
+}
+
+/// A switch that may be followed by `=true` or `=false`.
+fn is_on(switch: Option<bool>) -> bool {
+    switch.unwrap_or(false)
 }
 
 /// The caller's environment.
@@ -330,9 +328,9 @@ impl ProcessFlags {
             user: self.user.clone(),
             groups: self.group_add.clone(),
             umask: self.umask,
-            streams: Streams { terminal: self.tty, interactive: self.interactive },
+            streams: Streams { terminal: is_on(self.tty), interactive: is_on(self.interactive) },
             preserve_fds: self.preserve_fds,
-            init: self.init,
+            init: is_on(self.init),
         })
     }
 }
@@ -354,7 +352,7 @@ impl IsolationFlags {
             pid: self.pid.unwrap_or_default(),
             uts: self.uts.unwrap_or_default(),
             cgroup: self.cgroupns.unwrap_or_default(),
-            privileged: self.privileged,
+            privileged: is_on(self.privileged),
             cap_add: self.cap_add.clone(),
             cap_drop: self.cap_drop.clone(),
             security: self.security_opt.concat(),
@@ -368,7 +366,7 @@ impl IsolationFlags {
 impl StorageFlags {
     fn options(&self) -> StorageOptions {
         let mounts = self.volume.iter().chain(&self.mount).chain(&self.tmpfs).cloned().collect();
-        StorageOptions { mounts, read_only: self.read_only, shm_size: self.shm_size }
+        StorageOptions { mounts, read_only: is_on(self.read_only), shm_size: self.shm_size }
     }
 }
 
@@ -482,14 +480,14 @@ fn log_driver(text: &str) -> Result<LogDriver> {
 #[command(next_help_heading = "Options")]
 pub(super) struct RunFlags {
     /// Leave the container to itself and print its ID
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value = switch!(), default_missing_value = "true", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
-    pub(super) detach: bool,
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    pub(super) detach: Option<bool>,
     /// Keys that let go of the container
     #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT, value_parser = DetachKeys::parse)]
     pub(super) detach_keys: DetachKeys,
     /// Pass signals on to the container
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
-    pub(super) sig_proxy: bool,
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    pub(super) sig_proxy: Option<bool>,
     /// Write the process's ID to a file
     #[arg(long, value_name = "FILE")]
     pub(super) pidfile: Option<PathBuf>,

@@ -47,7 +47,8 @@ fn run_parsed(arguments: &Run) -> Result<i32> {
     let options = arguments.create.options()?;
     let flags = &arguments.flags;
     let streams = options.process.streams;
-    if flags.detach && flags.pidfile.is_none() && options.process.preserve_fds > 0 {
+    let detach = flags.detach.unwrap_or(false);
+    if detach && flags.pidfile.is_none() && options.process.preserve_fds > 0 {
         return Err(Error::new(Kind::Usage, "--preserve-fds hands nothing over with --detach"));
     }
     check_cidfile(&arguments.create)?;
@@ -56,14 +57,14 @@ fn run_parsed(arguments: &Run) -> Result<i32> {
     let id = prepared.container.record.id.clone();
     let dir = prepared.container.dir.clone();
     let mut tail = Tail { caller: &caller, pidfile: flags.pidfile.clone(), dir };
-    if flags.detach {
+    if detach {
         monitor::start(prepared, &mut note)?;
         tail.started();
         return Ok(out(&id));
     }
     warn_without_terminal(streams);
     let keys = streams.interactive.then(|| flags.detach_keys.clone());
-    attached(prepared, keys, flags.sig_proxy, &mut tail)
+    attached(prepared, keys, flags.sig_proxy.unwrap_or(true), &mut tail)
 }
 
 /// Runs a container in front of the caller: in this process, or, where the caller may let go of it, in one of its own.
@@ -202,8 +203,8 @@ struct Start {
     #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT, value_parser = DetachKeys::parse)]
     detach_keys: DetachKeys,
     /// Pass signals on to the container
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", action = ArgAction::Set)]
-    sig_proxy: bool,
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    sig_proxy: Option<bool>,
     /// Containers by name or ID
     #[arg(value_name = "CONTAINER", required = true)]
     containers: Vec<String>,
@@ -238,7 +239,7 @@ pub(super) fn start(words: &[OsString]) -> i32 {
                 );
             };
             let mut tail = Tail { caller: &caller, pidfile: None, dir: prepared.container.dir.clone() };
-            attached(prepared, Some(arguments.detach_keys.clone()), arguments.sig_proxy, &mut tail)
+            attached(prepared, Some(arguments.detach_keys.clone()), arguments.sig_proxy.unwrap_or(true), &mut tail)
         });
         return attached.unwrap_or_else(|error| tell("run", &error, exit::ENGINE));
     }
