@@ -117,7 +117,7 @@ fn convert(flags: Flags, surroundings: &Surroundings<'_>) -> Result<Invocation> 
     let platform = values::platform(&flags.platform, env("DOCKER_DEFAULT_PLATFORM"))?;
     let mut build_args = values::proxies(&env);
     for word in &flags.build_arg {
-        build_args.extend(values::variable(word, &env));
+        build_args.extend(values::variable(word, &env)?);
     }
     let epoch =
         match (&flags.source_date_epoch, values::last(&build_args, "SOURCE_DATE_EPOCH"), env("SOURCE_DATE_EPOCH")) {

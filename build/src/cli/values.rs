@@ -48,10 +48,11 @@ pub(super) fn tag(text: &str) -> Result<Reference> {
 }
 
 /// `--build-arg NAME=VALUE`, or `NAME` for the environment's value, if it has one.
-pub(super) fn variable(text: &str, env: Env<'_>) -> Option<(String, String)> {
+pub(super) fn variable(text: &str, env: Env<'_>) -> Result<Option<(String, String)>> {
     match text.split_once('=') {
-        Some((name, value)) => Some((name.to_owned(), value.to_owned())),
-        None => env(text).map(|value| (text.to_owned(), value)),
+        None if !text.is_empty() => Ok(env(text).map(|value| (text.to_owned(), value))),
+        Some((name, value)) if !name.is_empty() => Ok(Some((name.to_owned(), value.to_owned()))),
+        _ => Err(Error::new(Kind::Usage, format!("--build-arg `{text}` has no name")).hint("the form is NAME=VALUE")),
     }
 }
 

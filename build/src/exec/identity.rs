@@ -7,7 +7,8 @@ use layerfs::layer::MergedView;
 const FILE_MAX: u64 = 8 << 20;
 
 /// The ids that `text` (`USER[:GROUP]`) names in the stage. A number is an id; alone it is the group's too. A user's
-/// name alone brings the user's own group (docker's rules for `--chown`).
+/// name alone brings the user's own group (docker's rules for `--chown`). `root` needs no entry: a stage from scratch has
+/// no files to look it up in.
 ///
 /// # Errors
 /// A name is not in the stage's `/etc/passwd` or `/etc/group`.
@@ -17,9 +18,10 @@ pub(crate) fn owner(view: &MergedView, text: &str) -> Result<(u32, u32)> {
         _ if user.is_empty() => (0, 0),
         Some(uid) => (uid, uid),
         None => {
-            let fields = find(view, "/etc/passwd", user)?.ok_or_else(|| missing("user", user, "/etc/passwd"))?;
+            let fields = find(view, "/etc/passwd", user)?.unwrap_or_default();
             let number = |at: usize| fields.get(at).and_then(|field| id(field));
-            number(2).zip(number(3)).ok_or_else(|| missing("user", user, "/etc/passwd"))?
+            let found = number(2).zip(number(3)).or((user == "root").then_some((0, 0)));
+            found.ok_or_else(|| missing("user", user, "/etc/passwd"))?
         }
     };
     let gid = match id(group) {
@@ -27,7 +29,7 @@ pub(crate) fn owner(view: &MergedView, text: &str) -> Result<(u32, u32)> {
         Some(gid) => gid,
         None => {
             let fields = find(view, "/etc/group", group)?;
-            let gid = fields.and_then(|fields| id(fields.get(2)?));
+            let gid = fields.and_then(|fields| id(fields.get(2)?)).or((group == "root").then_some(0));
             gid.ok_or_else(|| missing("group", group, "/etc/group"))?
         }
     };
@@ -76,5 +78,8 @@ mod tests {
         let error = owner(&view, "nobody").expect_err("not there");
         assert_eq!(error.to_string(), "user `nobody` is not in the stage's /etc/passwd");
         assert!(owner(&view, "app:none").is_err());
+        let nothing = MergedView::new(&[]);
+        assert_eq!(owner(&nothing, "root:root").expect("root is known everywhere"), (0, 0));
+        assert!(owner(&nothing, "app").is_err());
     }
 }

@@ -125,6 +125,14 @@ fn parents_keep_their_paths() {
     }
 }
 
+/// Lets the clock go on until what was just written is old enough to be recorded.
+fn settle() {
+    let written = std::time::Instant::now();
+    while written.elapsed() < Duration::from_millis(50) {
+        std::thread::yield_now();
+    }
+}
+
 /// The digest of all of `dir`, by way of the cache in `cache`.
 fn digest_of(dir: &tempfile::TempDir, cache: &Path, chmod: Option<&Chmod>) -> Digest {
     let tree = tree(dir, "ignored");

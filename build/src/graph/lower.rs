@@ -206,6 +206,9 @@ impl Lowering<'_, '_> {
             }
             Command::StopSignal(word) => {
                 let signal = self.expand(word)?;
+                run::options::signal(&signal).map_err(|error| {
+                    self.at(Fault::new(error.to_string()).hint("it is a name such as SIGTERM, or a number"), word.span)
+                })?;
                 self.state.config.set_text("StopSignal", &signal);
                 format!("STOPSIGNAL {signal}")
             }
@@ -282,10 +285,12 @@ impl Lowering<'_, '_> {
         };
         let mounts = self.mounts(&run.mounts)?;
         let own = |name: &str| self.state.arguments.iter().any(|known| known == name);
-        let proxies = self.plan.options.build_args.iter().filter(|(name, _)| is_proxy(name) && !own(name));
+        let proxies = self.plan.options.build_args.iter().filter(|(name, _)| is_proxy(name));
         let proxies = proxies.flat_map(|(name, value)| {
             [(name.to_ascii_lowercase(), value.clone()), (name.to_ascii_uppercase(), value.clone())]
         });
+        // One that an ARG declares is an argument like any other.
+        let proxies = proxies.filter(|(name, _)| !own(name));
         let network = match run.network {
             Network::Default => self.plan.options.network,
             own => own,
@@ -372,7 +377,7 @@ impl Lowering<'_, '_> {
     }
 
     fn copy(&self, copy: &ast::Copy) -> Result<(Action, String)> {
-        let mut lowered = self.files("COPY", &copy.sources, &copy.destination, &copy.chown, &copy.chmod)?;
+        let (mut lowered, written) = self.files("COPY", &copy.sources, &copy.destination, &copy.chown, &copy.chmod)?;
         if let Some(from) = &copy.from {
             lowered.origin = self.plan.origin(&from.text);
             if lowered.origin == Origin::Stage(self.index) {
@@ -383,12 +388,12 @@ impl Lowering<'_, '_> {
         lowered.parents = copy.parents;
         lowered.exclude = copy.exclude.iter().map(|word| word.text.clone()).collect();
         let from = copy.from.as_ref().map(|word| format!("--from={} ", word.text)).unwrap_or_default();
-        let history = copy_history(&lowered, &copy.chown, &copy.chmod, &from);
+        let history = copy_history(&lowered, &written, &from);
         Ok((Action::Copy(Box::new(lowered)), history))
     }
 
     fn add(&self, add: &ast::Add) -> Result<(Action, String)> {
-        let mut lowered = self.files("ADD", &add.sources, &add.destination, &add.chown, &add.chmod)?;
+        let (mut lowered, written) = self.files("ADD", &add.sources, &add.destination, &add.chown, &add.chmod)?;
         lowered.link = add.link;
         lowered.exclude = add.exclude.iter().map(|word| word.text.clone()).collect();
         lowered.unpack = add.unpack.unwrap_or(true);
@@ -409,7 +414,7 @@ impl Lowering<'_, '_> {
                 return Err(self.at(fault, span));
             }
         }
-        let history = copy_history(&lowered, &add.chown, &add.chmod, "");
+        let history = copy_history(&lowered, &written, "");
         Ok((Action::Copy(Box::new(lowered)), history))
     }
 
@@ -420,7 +425,7 @@ impl Lowering<'_, '_> {
         destination: &Word,
         chown: &Option<Word>,
         chmod: &Option<Word>,
-    ) -> Result<Copy> {
+    ) -> Result<(Copy, Written)> {
         let mut lowered = Vec::new();
         for source in sources {
             lowered.push(match source {
@@ -446,21 +451,22 @@ impl Lowering<'_, '_> {
                 }
             });
         }
+        let mut written = Written { chmod: None, destination: self.expand(destination)? };
         let chmod = match chmod {
             Some(word) => {
                 let text = self.expand(word)?;
-                Some(Chmod::parse(&text).map_err(|error| self.at(with_hint(&error), word.span))?)
+                let parsed = Chmod::parse(&text).map_err(|error| self.at(with_hint(&error), word.span))?;
+                written.chmod = Some(text);
+                Some(parsed)
             }
             None => None,
         };
-        let path = self.expand(destination)?;
-        if path.is_empty() {
-            return Err(self.at(Fault::new(format!("the destination of {instruction} is empty")), destination.span));
-        }
-        Ok(Copy {
+        // A variable may leave nothing: that is the working directory, as for docker.
+        let path = if written.destination.is_empty() { "." } else { &written.destination };
+        let copy = Copy {
             sources: lowered,
             origin: Origin::Context,
-            destination: absolute(self.state.workdir(), &path),
+            destination: absolute(self.state.workdir(), path),
             chown: chown.as_ref().map(|word| self.expand(word)).transpose()?,
             chmod,
             link: false,
@@ -468,7 +474,8 @@ impl Lowering<'_, '_> {
             exclude: Vec::new(),
             unpack: false,
             instruction,
-        })
+        };
+        Ok((copy, written))
     }
 
     fn pairs(&self, pairs: &[ast::Pair]) -> Result<Vec<(String, String)>> {
@@ -500,16 +507,22 @@ fn is_remote(path: &str) -> bool {
     schemes.iter().any(|scheme| path.starts_with(scheme))
 }
 
-fn copy_history(copy: &Copy, chown: &Option<Word>, chmod: &Option<Word>, from: &str) -> String {
+/// What of a copy the history shows as the Dockerfile has it, variables replaced.
+struct Written {
+    chmod: Option<String>,
+    destination: String,
+}
+
+fn copy_history(copy: &Copy, written: &Written, from: &str) -> String {
     let mut text = format!("{} {from}", copy.instruction);
     if copy.parents {
         text.push_str("--parents ");
     }
-    if chown.is_some() {
-        text.push_str(&format!("--chown={} ", copy.chown.as_deref().unwrap_or_default()));
+    if let Some(chown) = &copy.chown {
+        text.push_str(&format!("--chown={chown} "));
     }
-    if let Some(chmod) = chmod {
-        text.push_str(&format!("--chmod={} ", chmod.text));
+    if let Some(chmod) = &written.chmod {
+        text.push_str(&format!("--chmod={chmod} "));
     }
     for source in &copy.sources {
         match source {
@@ -518,7 +531,7 @@ fn copy_history(copy: &Copy, chown: &Option<Word>, chmod: &Option<Word>, from: &
         }
         text.push(' ');
     }
-    text.push_str(&copy.destination);
+    text.push_str(&written.destination);
     text
 }
 

@@ -176,6 +176,18 @@ impl Plan<'_> {
         }
     }
 
+    /// What `--from=NAME` means, where a number must be a stage's: nobody names an image so.
+    fn stage_or_image(&self, name: &str, span: Span) -> Result<Origin> {
+        let origin = self.origin(name);
+        let number = name.bytes().all(|byte| byte.is_ascii_digit());
+        if number && matches!(origin, Origin::Image(_)) {
+            let fault = Fault::new(format!("there is no stage {name}"))
+                .hint(format!("stages are counted from 0; the last one is {}", self.stages.len() - 1));
+            return Err(fault.at(&self.file.source, span).into());
+        }
+        Ok(origin)
+    }
+
     fn find_target(&self) -> Result<usize> {
         let Some(target) = &self.options.target else { return Ok(self.stages.len() - 1) };
         let by_index = || target.parse().ok().filter(|index| *index < self.stages.len());
@@ -274,9 +286,10 @@ impl Plan<'_> {
         }
         let triggers = self.triggers(index, configs)?;
         let instructions = triggers.iter().chain(&self.file.stages[index].instructions);
-        let origins = instructions.flat_map(origin_names).map(|name| self.origin(&name));
-        for origin in std::iter::once(self.stages[index].base.clone()).chain(origins) {
-            match origin {
+        let named = instructions.flat_map(|one| origin_names(one).into_iter().map(|name| (name, one.span)));
+        let origins = named.map(|(name, span)| self.stage_or_image(&name, span));
+        for origin in std::iter::once(Ok(self.stages[index].base.clone())).chain(origins) {
+            match origin? {
                 Origin::Stage(other) => self.visit(other, configs, reached)?,
                 Origin::Image(image) if !reached.images.contains(&image) => reached.images.push(image),
                 _ => {}

@@ -4,15 +4,17 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use layerfs::error::Result;
+use layerfs::error::{Kind, Result};
 use layerfs::layer::MergedView;
+
+use crate::exec::placement;
 
 /// Removes what is at `targets` in `upper` if the layers below have nothing there and the step left it as the launcher
 /// made it: an empty file or folder. Folders on the way to it that are empty then go too; those that the layers below
 /// have were only touched.
 pub(super) fn remove(upper: &Path, view: &MergedView, targets: &[PathBuf]) -> Result<()> {
     // Deepest first, so that a stub inside another's folder is gone before that folder is looked at.
-    let mut paths: Vec<PathBuf> = targets.iter().map(|target| clean(target)).collect();
+    let mut paths: Vec<PathBuf> = targets.iter().map(|target| place(view, &clean(target))).collect::<Result<_>>()?;
     paths.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
     for path in paths {
         if path.as_os_str().is_empty() {
@@ -57,6 +59,18 @@ fn take_out(path: &Path) {
         false if metadata.is_file() && metadata.len() == 0 => fs::remove_file(path),
         false => Ok(()),
     };
+}
+
+/// Where the launcher found `path`: symlinks of the stage on the way to it, and at its end, were followed.
+fn place(view: &MergedView, path: &Path) -> Result<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let text = path.to_string_lossy();
+    // Where the way goes through a file, nothing was mounted, and there is nothing to take out.
+    match placement::resolve(view, &text, true) {
+        Ok(found) => Ok(PathBuf::from(std::ffi::OsString::from_vec(found.path))),
+        Err(error) if error.kind() == Kind::Invalid => Ok(path.to_owned()),
+        Err(error) => Err(error),
+    }
 }
 
 fn clean(path: &Path) -> PathBuf {
