@@ -189,8 +189,10 @@ fn failure(words: &str) -> Error {
     let unknown = words.lines().find(|line| line.contains("unrecognized option") || line.contains("map-guest-addr"));
     let line = unknown.or_else(|| words.lines().rfind(|line| !line.trim().is_empty())).unwrap_or("it gave no reason");
     let error = Error::new(Kind::Unsupported, format!("pasta did not connect the container: {}", line.trim()));
-    match words.contains("Permission denied") && words.contains("bind") {
-        true => error.hint("ports below 1024 need root, or: sudo sysctl net.ipv4.ip_unprivileged_port_start=PORT"),
+    match words.contains("bind") {
+        true => error.hint(
+            "the host's port is in use, or below 1024, for which: sudo sysctl net.ipv4.ip_unprivileged_port_start=PORT",
+        ),
         false => error,
     }
 }
