@@ -6,6 +6,7 @@
 mod harness;
 
 mod bad_input;
+mod corpus;
 mod crash;
 mod end_to_end;
 mod interop;
