@@ -105,7 +105,8 @@ pub(crate) fn resolve(view: &MergedView, destination: &str, follow: bool) -> Res
                 folders.clear();
             }
             pending.extend(components(&target));
-        } else if entry.metadata.is_symlink() && !pending.is_empty() {
+        } else if entry.metadata.is_symlink() {
+            // What is copied takes the symlink's place.
             folders.push((path, None));
         } else if pending.is_empty() {
             return Ok(Placement { path, found: Found::File, folders });
@@ -162,7 +163,8 @@ mod tests {
             ("/file", true, "file", Found::File, ""),
             ("/tofile", true, "file", Found::File, ""),
             ("/lib/x", false, "lib/x", Found::Nothing, "lib?"),
-            ("/tofile", false, "tofile", Found::File, ""),
+            ("/tofile", false, "tofile", Found::Nothing, ""),
+            ("/file", false, "file", Found::File, ""),
             ("/../../x", true, "x", Found::Nothing, ""),
         ] {
             let placement = resolve(&view, destination, follow).expect(destination);

@@ -5,6 +5,7 @@
 //! had to leave there as places to mount on is taken out again, and the upper folder is committed. Whatever is mounted
 //! is mounted in this process's own mount namespace, so a kill leaves no mount behind.
 
+mod agent;
 mod mounts;
 mod network;
 mod stubs;

@@ -16,6 +16,7 @@ use oci_spec::runtime::Mount as SpecMount;
 use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
 
+use super::agent::Forward;
 use crate::cache::{KeyBuilder, Layer};
 use crate::dockerfile::mount::{CacheMount, Permissions, SecretMount, Sharing, SshMount, TmpfsMount};
 use crate::exec::copy_add::{Prepared, write_copy};
@@ -128,7 +129,7 @@ pub(super) fn make(engine: &Engine<'_>, origins: &Origins<'_>, mounts: &[Resolve
             }
             Mount::Tmpfs(options) => made.mounts.push(tmpfs(options)),
             Mount::Secret(options) => secret(engine, options, number, &place, &mut made)?,
-            Mount::Ssh(options, path) => agent(engine, options, path, &mut made)?,
+            Mount::Ssh(options, path) => agent(engine, options, path, &place, &mut made)?,
         }
     }
     Ok(made)
@@ -351,7 +352,7 @@ fn secret(engine: &Engine<'_>, options: &SecretMount, number: usize, place: &Pat
     Ok(())
 }
 
-fn agent(engine: &Engine<'_>, options: &SshMount, path: &str, made: &mut Made) -> Result<()> {
+fn agent(engine: &Engine<'_>, options: &SshMount, path: &str, place: &Path, made: &mut Made) -> Result<()> {
     let Some((_, socket)) = engine.runner.agents.iter().find(|(id, _)| *id == options.id) else {
         if !options.required {
             return Ok(());
@@ -359,7 +360,12 @@ fn agent(engine: &Engine<'_>, options: &SshMount, path: &str, made: &mut Made) -
         return Err(Error::new(Kind::NotFound, format!("ssh agent `{}` was not given to this build", options.id))
             .hint(format!("start one and say --ssh {}", options.id)));
     };
-    made.mounts.push(spec_mount(path, "bind", socket, &["bind", "rprivate"]));
+    fs::create_dir_all(place).at("create", place)?;
+    let (forward, socket) = Forward::new(place, socket)?;
+    let Permissions { mode, uid, gid } = options.permissions;
+    give(&socket, mode, uid, gid)?;
+    made.held.push(Box::new(forward));
+    made.mounts.push(spec_mount(path, "bind", &socket, &["bind", "rprivate"]));
     if !made.environment.iter().any(|(name, _)| name == "SSH_AUTH_SOCK") {
         made.environment.push(("SSH_AUTH_SOCK".to_owned(), path.to_owned()));
     }
