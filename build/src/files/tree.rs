@@ -127,7 +127,8 @@ impl Tree {
             )),
             _ => match self.nearest(&clean) {
                 Some(name) => error.hint(format!("there is `{name}`")),
-                None => error,
+                None if self.mount.is_none() => error.hint(format!("paths are taken from `{}`", self.root.display())),
+                None => error.hint("paths are taken from that stage's root"),
             },
         }
     }
