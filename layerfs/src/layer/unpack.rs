@@ -61,6 +61,9 @@ pub fn unpack_chain(store: &Store, layers: &[(Descriptor, DiffId)], limits: &Lim
 
 /// A few at a time, on threads that are gone afterwards: a program that is about to clone must have one only.
 fn unpack_all(store: &Store, missing: &[(Descriptor, DiffId)], limits: &Limits) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
