@@ -11,7 +11,6 @@ use build::cli::{self, Command, ContextArgument, Invocation, Surroundings};
 use build::options::DockerfileSource;
 use build::progress::Progress;
 use build::{Built, Cancel};
-use copy::credentials::{Keyring, Places};
 use layerfs::archive::{ApplyOptions, apply, decompress};
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::store::{Store, TempDir};
@@ -95,9 +94,7 @@ fn print(text: &str) -> Result<ExitCode> {
 /// What must happen in this order: credentials while this process is still its user, then the namespaces, then the
 /// step server while there is one thread, and only then threads.
 fn run(mut invocation: Invocation) -> Result<ExitCode> {
-    let uid = rustix::process::getuid().as_raw();
-    let places = Places::from_env(|name| std::env::var_os(name), uid);
-    invocation.options.registry.keyring = Some(Arc::new(Keyring::load(&places, invocation.authfile.as_deref())?));
+    invocation.options.registry.before_namespace()?;
     let entered = userns::enter()?;
     invocation.options.registry.real_uid = entered.rootless.then_some(entered.real_uid);
     own_mounts(&entered)?;

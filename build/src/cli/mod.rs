@@ -50,8 +50,6 @@ pub struct Invocation {
     pub dockerfile_from_stdin: bool,
     /// The store's folder, where one was named.
     pub store: Option<PathBuf>,
-    /// The credential file, where one was named.
-    pub authfile: Option<PathBuf>,
 }
 
 /// The argument `PATH | -`.
@@ -186,7 +184,6 @@ fn convert(flags: Flags, surroundings: &Surroundings<'_>) -> Result<Invocation> 
         context,
         dockerfile_from_stdin,
         store: flags.store.clone().or_else(|| (surroundings.env)("LAYERFS_STORE").map(PathBuf::from)),
-        authfile: flags.authfile.clone(),
     })
 }
 
