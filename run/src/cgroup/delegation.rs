@@ -142,16 +142,35 @@ pub(super) fn evacuate(folder: &Path) -> Result<()> {
 
 fn refusal(unified: &Hierarchy, groups: &[Group], needed: &[&str]) -> Error {
     let own = unified.own.strip_prefix(&unified.mount).unwrap_or(&unified.own).display();
-    let subject = groups.first().map_or("a container", |group| group.subject());
-    let controllers = match needed {
-        [one] => format!("controller `{one}`"),
-        many => format!("controllers `{}`", many.join("`, `")),
+    let offered = words(&unified.own.join("cgroup.controllers"));
+    // Where all are offered it is the right to write that is missing, for each of them.
+    let absent = |name: &str| !offered.iter().any(|have| have == name);
+    let some_absent = needed.iter().any(|name| absent(name));
+    let missing: Vec<&str> = needed.iter().copied().filter(|name| !some_absent || absent(name)).collect();
+    let subject = groups.iter().find(|group| missing.contains(&group.v2_name())).or(groups.first());
+    let subject = subject.map_or("a container", |group| group.subject());
+    let controllers = match missing[..] {
+        [one] => format!("controller `{one}` is"),
+        _ => format!("controllers `{}` are", missing.join("`, `")),
     };
-    Error::new(
-        Kind::Unsupported,
-        format!("{subject} cannot be limited: {controllers} is not delegated to this user in cgroup `/{own}`"),
-    )
-    .hint("start it under `systemd-run --user --scope -p Delegate=yes`, or leave the limit out")
+    let sentence = format!("{subject} cannot be limited: {controllers} not delegated to this user in cgroup `/{own}`");
+    Error::new(Kind::Unsupported, sentence).hint(format!("{}, or leave the limit out", way_out(unified, &missing)))
+}
+
+/// How this user comes to the controllers. A session is root's; beside it systemd runs a service of the user's own,
+/// which has what root gave it and can start programs in cgroups of their own.
+fn way_out(unified: &Hierarchy, missing: &[&str]) -> &'static str {
+    let service = unified.own.ancestors().find_map(|folder| {
+        let user = folder.file_name()?.to_str()?.strip_prefix("user-")?.strip_suffix(".slice")?;
+        Some(folder.join(format!("user@{user}.service"))).filter(|service| service.is_dir())
+    });
+    match service {
+        Some(service) if contains_all(&words(&service.join("cgroup.controllers")), missing) => {
+            "start it under `systemd-run --user --scope -p Delegate=yes`"
+        }
+        Some(_) => "write `[Service]` and `Delegate=yes` into `sudo systemctl edit user@.service`, log in anew",
+        None => "have root delegate a cgroup to this user (a service of systemd's: `Delegate=yes`)",
+    }
 }
 
 fn may_write(path: &Path) -> bool {

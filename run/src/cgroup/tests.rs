@@ -116,7 +116,34 @@ fn delegation_follows_the_kernels_rules() {
         error.chain(),
         "memory cannot be limited: controller `memory` is not delegated to this user in cgroup `/slice/scope`"
     );
-    assert!(error.advice().is_some_and(|hint| hint.contains("systemd-run")));
+}
+
+#[test]
+fn the_way_out_is_one_that_helps() {
+    let json = r#"{"memory": {"limit": 1048576}, "cpu": {"cpus": "0"}, "pids": {"limit": 10}}"#;
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let session = unified(temp.path(), "user.slice/user-7.slice/session-1.scope", "cpuset memory pids", "");
+    fs::write(session.own.join("cgroup.controllers"), "memory").expect("a file");
+    for folder in session.own.ancestors().take_while(|folder| folder.starts_with(temp.path())) {
+        fs::write(folder.join("cgroup.procs"), "1").expect("a file");
+    }
+    let refused = || {
+        let error = plan_on(std::slice::from_ref(&session), Some(&resources(json)), Path::new("c1"), false);
+        error.expect_err("no place")
+    };
+    let hint = || refused().advice().expect("a hint").to_owned();
+    assert_eq!(
+        refused().chain(),
+        "the set of processors cannot be limited: controllers `cpuset`, `pids` are not delegated to this user in \
+         cgroup `/user.slice/user-7.slice/session-1.scope`"
+    );
+    assert!(hint().starts_with("have root delegate a cgroup to this user"), "{}", hint());
+    let service = temp.path().join("user.slice/user-7.slice/user@7.service");
+    fs::create_dir(&service).expect("a folder");
+    fs::write(service.join("cgroup.controllers"), "memory pids").expect("a file");
+    assert!(hint().contains("`sudo systemctl edit user@.service`"), "{}", hint());
+    fs::write(service.join("cgroup.controllers"), "cpuset memory pids").expect("a file");
+    assert!(hint().starts_with("start it under `systemd-run --user --scope -p Delegate=yes`"), "{}", hint());
 }
 
 #[test]
