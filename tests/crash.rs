@@ -6,8 +6,10 @@ use rustix::process::Signal;
 
 use crate::harness::{Actor, Call, Registry, image, machine};
 
-/// How often each program is killed.
-const ROUNDS: u64 = 30;
+/// How often each program is killed: a few times in every run of the tests, often with `LAYERFS_SOAK=1`.
+fn rounds() -> u64 {
+    if std::env::var_os("LAYERFS_SOAK").is_some() { 30 } else { 8 }
+}
 
 /// Numbers that look random and can be had again: SplitMix64. `LAYERFS_SEED` chooses the sequence.
 struct Random(u64);
@@ -73,8 +75,9 @@ fn heavy_layout(actor: &Actor) -> String {
 
 /// The names that `copy images` lists, with their tags, sorted.
 fn images(actor: &Actor) -> Vec<String> {
-    let report = actor.copy(["images", "--format", "{{.Name}}"]).ok();
-    let mut names: Vec<_> = report.lines().into_iter().map(str::to_owned).collect();
+    let list = actor.copy(["images", "--json"]).ok().json();
+    let list = list.as_array().expect("a list of images");
+    let mut names: Vec<_> = list.iter().filter_map(|image| image["name"].as_str().map(str::to_owned)).collect();
     names.sort();
     names
 }
@@ -91,7 +94,7 @@ fn copy_killed_at_any_instant_can_be_repeated() {
     let source = heavy_layout(&owner);
     let remote = format!("docker://{}", registry.name("heavy:1"));
     let whole = time_of(owner.copy([&source, &remote]));
-    for round in 0..ROUNDS {
+    for round in 0..rounds() {
         let actor = owner.elsewhere();
         // A third each: registry to store, registry to layout, layout to a repository that has nothing yet.
         let layout = format!("oci:{}:heavy", actor.path("layout").display());
@@ -125,7 +128,7 @@ fn build_killed_at_any_instant_can_be_repeated() {
         let build =
             |round: &str| actor.build(["-t", "localhost/app", "--build-arg", &format!("ROUND={round}"), &context]);
         let whole = time_of(build("first"));
-        for round in 0..ROUNDS / 2 {
+        for round in 0..rounds() / 2 {
             killed_after(build(&round.to_string()), random.below(whole));
             build(&round.to_string()).ok();
             assert_eq!(actor.run(["--rm", "localhost/app"]).ok().stdout, format!("{round}\n{round}\n"));
@@ -148,7 +151,7 @@ fn run_killed_at_any_instant_can_be_repeated() {
         let first = owner.elsewhere();
         let cold = time_of(run(&first));
         let warm = time_of(run(&first));
-        for round in 0..ROUNDS / 2 {
+        for round in 0..rounds() / 2 {
             // Every other time the image has to be pulled as well.
             let fresh = owner.elsewhere();
             let (actor, whole) = if round % 2 == 0 { (&fresh, cold) } else { (&first, warm) };
@@ -169,7 +172,7 @@ fn a_detached_start_killed_at_any_instant_leaves_a_whole_container_or_none() {
         let start = || actor.run(["-d", "--name", "worker", "localhost/busybox", "sleep", "1000"]);
         let whole = time_of(start());
         actor.run(["rm", "-f", "worker"]).ok();
-        for _ in 0..ROUNDS / 2 {
+        for _ in 0..rounds() / 2 {
             killed_after(start(), random.below(whole));
             let listed = actor.run(["ps", "-a"]).ok().stdout;
             if listed.contains("worker") {
@@ -192,7 +195,7 @@ fn removal_killed_at_any_instant_keeps_every_other_image() {
     let source = heavy_layout(&actor);
     actor.copy([&source, "store:localhost/kept"]).ok();
     let whole = time_of(actor.copy(["tag", "localhost/kept", "localhost/gone"])) * 2;
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         actor.copy(["tag", "localhost/kept", "localhost/gone"]).ok();
         killed_after(actor.copy(["rmi", "localhost/gone"]), random.below(whole));
         actor.copy(["rmi", "localhost/gone"]).output();

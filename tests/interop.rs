@@ -208,12 +208,25 @@ fn the_registries_of_these_tests_are_registries_to_skopeo_and_crane() {
     let dir = machine::folder();
     let layout = format!("oci:{}:busybox", image::busybox().display());
     let user = Some(("robot", "s3cret"));
-    for auth in [Auth::Open, Auth::Basic { user: "robot", password: "s3cret" }, Auth::Bearer { user }, Auth::Bearer { user: None }] {
+    for auth in [
+        Auth::Open,
+        Auth::Basic { user: "robot", password: "s3cret" },
+        Auth::Bearer { user },
+        Auth::Bearer { user: None },
+    ] {
         let registry = FaultyRegistry::start(auth);
         let name = registry.name("group/app:1");
         let Some(skopeo) = peers::call("skopeo", dir.path()) else { return };
         skopeo
-            .args(["copy", "-q", "--dest-tls-verify=false", "--dest-creds", "robot:s3cret", &layout, &format!("docker://{name}")])
+            .args([
+                "copy",
+                "-q",
+                "--dest-tls-verify=false",
+                "--dest-creds",
+                "robot:s3cret",
+                &layout,
+                &format!("docker://{name}"),
+            ])
             .ok();
         let login = peers::call("crane", dir.path()).expect("it was there before");
         login.args(["auth", "login", registry.address(), "-u", "robot", "-p", "s3cret"]).ok();

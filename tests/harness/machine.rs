@@ -34,8 +34,10 @@ pub(crate) fn cache() -> &'static Path {
     static CACHE: OnceLock<PathBuf> = OnceLock::new();
     CACHE.get_or_init(|| {
         // Below /var/tmp, because that is one of the folders the rivals share with this machine.
-        let path = std::env::var_os("LAYERFS_TEST_CACHE")
-            .map_or_else(|| format!("/var/tmp/layerfs-tests-{}", rustix::process::geteuid().as_raw()).into(), PathBuf::from);
+        let path = std::env::var_os("LAYERFS_TEST_CACHE").map_or_else(
+            || format!("/var/tmp/layerfs-tests-{}", rustix::process::geteuid().as_raw()).into(),
+            PathBuf::from,
+        );
         fs::create_dir_all(&path).expect("the cache of the tests can be made");
         fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("the cache of the tests is ours");
         path
