@@ -21,7 +21,7 @@ fn layer() -> Vec<u8> {
         noise ^= noise >> 17;
         noise ^= noise << 5;
         // One word in four is new, the others repeat: gzip takes this to a third.
-        if noise % 4 == 0 { noise } else { noise % 512 }
+        if noise.is_multiple_of(4) { noise } else { noise % 512 }
     };
     let mut append = |path: &str, kind: tar::EntryType, content: &[u8]| {
         let mut header = tar::Header::new_ustar();

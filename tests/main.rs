@@ -14,3 +14,4 @@ mod rootless;
 mod run_verbs;
 mod store;
 mod tidy;
+mod vm;

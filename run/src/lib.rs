@@ -15,9 +15,9 @@
 pub mod cgroup;
 pub mod check;
 pub mod cli;
+pub mod command;
 pub mod exec;
 mod failure;
-pub mod command;
 pub mod follow;
 pub mod format;
 pub mod host;

@@ -149,7 +149,10 @@ mod tests {
     fn what_is_written_is_read() {
         let written = lines(Stream::Stderr, 1_500_000_000, b"x  y \n");
         let entry = Entry::parse(written.strip_suffix(b"\n").expect("a line")).expect("an entry");
-        assert_eq!((entry.stream, entry.whole, entry.text, entry.moment()), (Stream::Stderr, true, &b"x  y "[..], 1_500_000_000));
+        assert_eq!(
+            (entry.stream, entry.whole, entry.text, entry.moment()),
+            (Stream::Stderr, true, &b"x  y "[..], 1_500_000_000)
+        );
         for torn in [&b""[..], b"2024", b"2024 stdout", b"2024 stdout F", b"2024 nowhere F x", b"2024 stdout Q x"] {
             assert_eq!(Entry::parse(torn), None);
         }
@@ -165,6 +168,9 @@ mod tests {
             let texts: Vec<_> = rest.split(|b| *b == b'\n').filter_map(Entry::parse).map(|e| e.text.to_vec()).collect();
             String::from_utf8_lossy(&texts.join(&b'|')).into_owned()
         };
-        assert_eq!([tail(0), tail(1), tail(2), tail(3), tail(9)], ["", "thr|ee", "two|thr|ee", "one|two|thr|ee", "one|two|thr|ee"]);
+        assert_eq!(
+            [tail(0), tail(1), tail(2), tail(3), tail(9)],
+            ["", "thr|ee", "two|thr|ee", "one|two|thr|ee", "one|two|thr|ee"]
+        );
     }
 }

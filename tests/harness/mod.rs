@@ -8,6 +8,7 @@ pub(crate) mod image;
 pub(crate) mod machine;
 pub(crate) mod peers;
 pub(crate) mod registry;
+pub(crate) mod vm;
 
 pub(crate) use actor::Actor;
 pub(crate) use call::{Call, Report};

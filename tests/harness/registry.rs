@@ -71,8 +71,9 @@ impl Registry {
     /// Starts the server; its own log names the port that the kernel chose.
     fn listen(mut command: Command, dir: TempDir, before_port: &str) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let mut log = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut registry = Self { child, address: String::new(), _dir: dir };
+        let mut log = BufReader::new(registry.child.stderr.take().expect("stderr is piped"));
         let (sender, lines) = mpsc::channel();
         // Reads on to the end: a server whose log nobody reads stops when the pipe is full.
         thread::spawn(move || {
@@ -85,7 +86,8 @@ impl Registry {
         while let Ok(line) = lines.recv_timeout(Duration::from_secs(30)) {
             if let Some((_, rest)) = line.split_once(before_port) {
                 let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
-                return Self { child, address: format!("127.0.0.1:{port}"), _dir: dir };
+                registry.address = format!("127.0.0.1:{port}");
+                return registry;
             }
             said.push_str(&line);
         }

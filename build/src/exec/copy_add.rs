@@ -70,7 +70,7 @@ pub(crate) fn write_copy(
     if output.is_empty() {
         return Ok(None);
     }
-    output.check_conflicts(view)?;
+    output.check_conflicts(view, prepared.copy.link)?;
     write(store, &output).map(Some)
 }
 

@@ -136,7 +136,7 @@ mod tests {
         std::fs::write(own.join("memory.max"), "max").expect("file");
         assert!(!limits_swap(&hierarchies));
         let v1 = Hierarchy { version: Version::V1, controllers: vec!["memory".to_owned()], ..hierarchies[0].clone() };
-        assert!(!limits_swap(&[v1.clone()]));
+        assert!(!limits_swap(std::slice::from_ref(&v1)));
         std::fs::write(own.join("memory.memsw.limit_in_bytes"), "").expect("file");
         assert!(limits_swap(&[v1]));
     }

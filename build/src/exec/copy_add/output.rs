@@ -167,8 +167,9 @@ impl<'a> Output<'a> {
         self.entries.insert(item.entry.path.clone(), item);
     }
 
-    /// Looks whether a folder would take a file's place in the stage, or the other way round.
-    pub(super) fn check_conflicts(&self, view: &MergedView) -> Result<()> {
+    /// Looks whether a folder would take a file's place in the stage, or the other way round. With `link`, folders do take
+    /// the place of symlinks.
+    pub(super) fn check_conflicts(&self, view: &MergedView, link: bool) -> Result<()> {
         let mut there: HashMap<&[u8], bool> = HashMap::new();
         for (name, item) in &self.entries {
             let parent = name.iter().rposition(|byte| *byte == b'/').map_or(&b""[..], |slash| &name[..slash]);
@@ -177,6 +178,9 @@ impl<'a> Output<'a> {
             }
             let Some(found) = view.lookup(path(name))? else { continue };
             let is_dir = item.entry.kind == EntryKind::Dir;
+            if link && found.metadata.is_symlink() {
+                continue;
+            }
             if is_dir != found.metadata.is_dir() {
                 return Err(conflict(name, is_dir));
             }
