@@ -80,7 +80,8 @@ fn columns() -> Option<usize> {
         return None;
     }
     let size = rustix::termios::tcgetwinsize(stderr.as_fd()).ok()?;
-    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+    // A terminal that does not know its width has the usual one.
+    Some(if size.ws_col == 0 { 80 } else { usize::from(size.ws_col) })
 }
 
 fn print(text: &str) -> Result<ExitCode> {
@@ -160,6 +161,8 @@ fn take_input(store: &Store, invocation: &mut Invocation) -> Result<Option<TempD
                 invocation.options.context = None;
                 return Ok(None);
             }
+            // The rest is read by whoever decompresses, who takes the lock anew.
+            drop(input);
             let dir = store.new_temp_dir()?;
             let folder = dir.path().join("context");
             std::fs::create_dir(&folder).at("create", &folder)?;
