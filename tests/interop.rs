@@ -146,7 +146,7 @@ fn we_take_what_buildah_builds() {
     let context = actor.path("theirs").display().to_string();
     buildah
         .args(words(&storage))
-        .args(words(&format!("build --tls-verify=false --network none --isolation chroot -q -t {theirs} {context}")))
+        .args(words(&format!("build --tls-verify=false --isolation oci --network none --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 -q -t {theirs} {context}")))
         .ok();
     let buildah = peers::call("buildah", actor.dir()).expect("it was there before");
     buildah.args(words(&storage)).args(words(&format!("push --tls-verify=false -q {theirs}"))).ok();
