@@ -133,6 +133,19 @@ pub(crate) fn xattrs(tree: &Tree, entry: &Entry) -> Result<Vec<(Vec<u8>, Vec<u8>
     Ok(found)
 }
 
+/// What the store notes of an owner and mode where only one id exists: `UID:GID:MODE:KIND`, in containers' own form.
+const OVERRIDE: &[u8] = b"user.containers.override_stat";
+
+/// Takes the noted owner and mode out of a file's attributes.
+pub(crate) fn take_override(attributes: &mut Vec<(Vec<u8>, Vec<u8>)>) -> Option<(u32, u32, u32)> {
+    let at = attributes.iter().position(|(name, _)| name == OVERRIDE)?;
+    let (_, value) = attributes.remove(at);
+    let text = String::from_utf8(value).ok()?;
+    let mut fields = text.split(':');
+    let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some((uid, gid, u32::from_str_radix(fields.next()?, 8).ok()? & 0o7777))
+}
+
 /// Adds a labelled value so that no two lists of values look alike.
 fn add(hasher: &mut Hasher, label: &[u8], value: &[u8]) {
     hasher.update(&(label.len() as u64).to_le_bytes());

@@ -16,7 +16,7 @@ mod tree;
 mod walk;
 
 pub use digest::{Owners, digest};
-pub(crate) use digest::{digest_at, xattrs};
+pub(crate) use digest::{digest_at, take_override, xattrs};
 pub(crate) use select::real;
 pub use select::{Content, Part, Request, Selection, select};
 pub use stat_cache::StatCache;

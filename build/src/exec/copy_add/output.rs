@@ -110,18 +110,21 @@ impl<'a> Output<'a> {
             FileKind::Block => EntryKind::Block,
             FileKind::Fifo => EntryKind::Fifo,
         };
+        let mut xattrs = files::xattrs(tree, source)?;
+        let (own_uid, own_gid, own_mode) =
+            files::take_override(&mut xattrs).unwrap_or((metadata.uid(), metadata.gid(), source.mode()));
         let mode = match (kind, self.style.chmod) {
             (EntryKind::Symlink, _) => 0o777,
-            (_, Some(chmod)) => chmod.apply(source.mode(), kind == EntryKind::Dir),
-            (_, None) => source.mode(),
+            (_, Some(chmod)) => chmod.apply(own_mode, kind == EntryKind::Dir),
+            (_, None) => own_mode,
         };
-        let own = if tree.is_image() { (metadata.uid(), metadata.gid()) } else { (0, 0) };
+        let own = if tree.is_image() { (own_uid, own_gid) } else { (0, 0) };
         let (uid, gid) = self.style.owner.unwrap_or(own);
         let mut entry = blank(path, kind, mode);
         (entry.uid, entry.gid) = (uid.into(), gid.into());
         entry.mtime.seconds = self.style.clock.limit(metadata.mtime());
         entry.link.clone_from(&source.link);
-        entry.xattrs = files::xattrs(tree, source)?;
+        entry.xattrs = xattrs;
         let mut content = Bytes::None;
         if kind == EntryKind::File {
             entry.size = metadata.size();
