@@ -86,7 +86,8 @@ impl Server {
         }
     }
 
-    /// Kills every step that runs. Their calls of [`Server::run`] return with the signal.
+    /// Kills every step that runs; their calls of [`Server::run`] return with the signal. Steps that come later are
+    /// refused: one may be on its way here at this moment.
     ///
     /// # Errors
     /// The helper died.
@@ -124,25 +125,35 @@ struct Active {
     cancelled: bool,
 }
 
+/// What the helper looks after.
+#[derive(Default)]
+struct Steps {
+    active: BTreeMap<u64, Active>,
+    /// How many there were.
+    count: u64,
+    /// No step is started any more.
+    cancelled: bool,
+}
+
 /// The helper's life.
 fn serve(socket: OwnedFd) -> i32 {
     // The terminal's Ctrl-C is for the parent, which decides what becomes of the steps.
     let _ = rustix::process::setsid();
-    let mut active: BTreeMap<u64, Active> = BTreeMap::new();
-    let mut count = 0;
+    let mut steps = Steps::default();
     // Until the parent is gone, or the system's memory is: then all of it ends.
-    while matches!(turn(&socket, &mut active, &mut count), Ok(true)) {}
-    for step in active.values() {
+    while matches!(turn(&socket, &mut steps), Ok(true)) {}
+    for step in steps.active.values() {
         let _ = step.running.kill(KILL);
     }
-    for step in active.into_values() {
+    for step in steps.active.into_values() {
         let _ = step.running.destroy();
     }
     0
 }
 
 /// Waits for what happens next and deals with it. False once the parent is gone.
-fn turn(socket: &OwnedFd, active: &mut BTreeMap<u64, Active>, count: &mut u64) -> Result<bool, Errno> {
+fn turn(socket: &OwnedFd, steps: &mut Steps) -> Result<bool, Errno> {
+    let Steps { active, count, cancelled } = steps;
     let mut fds = vec![PollFd::new(socket, PollFlags::IN)];
     for step in active.values() {
         fds.push(PollFd::from_borrowed_fd(step.running.pidfd(), PollFlags::IN));
@@ -174,12 +185,18 @@ fn turn(socket: &OwnedFd, active: &mut BTreeMap<u64, Active>, count: &mut u64) -
     match packet.first() {
         None => return Ok(false),
         Some(&wire::CANCEL) => {
+            *cancelled = true;
             for step in active.values() {
                 let _ = step.running.kill(KILL);
             }
         }
         Some(_) => {
             if let Some(request) = Request::of(descriptors) {
+                if *cancelled {
+                    let refused = Error::new(Kind::Interrupted, "the step was cancelled before it began");
+                    let _ = send_packet(request.reply.as_fd(), &Reply::Failed(refused).encode(), &[]);
+                    return Ok(true);
+                }
                 *count += 1;
                 if let Some(step) = begin(request, *count) {
                     active.insert(*count, step);
