@@ -27,7 +27,13 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(fs::read_dir(dir.path()).expect("it is ours").count(), 3, "something was made outside the root");
     let Ok(applied) = applied else { return };
 
-    let write = |name: &str| diff(&dir.path().join(name), Vec::new(), &DiffOptions { implied: applied.implied.clone(), ..DiffOptions::default() });
+    let write = |name: &str| {
+        diff(
+            &dir.path().join(name),
+            Vec::new(),
+            &DiffOptions { implied: applied.implied.clone(), ..DiffOptions::default() },
+        )
+    };
     let Ok((archive, _)) = write("first") else { return };
     apply(archive.as_slice(), root("second").as_fd(), &options()).expect("what we wrote can be applied");
     let (again, _) = write("second").expect("what we applied can be written");
