@@ -13,8 +13,7 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
@@ -66,7 +65,11 @@ pub fn overlay(plan: &MountPlan) -> Result<OwnedFd> {
         ([only], None) => read_only(clone_tree(only)?),
         _ => match overlay_by_fsconfig(plan) {
             Err(error) if matches!(error.errno().map(Errno::from_raw_os_error), Some(Errno::NOSYS | Errno::INVAL)) => {
-                overlay_by_mount(plan).map_err(|_| error)
+                // What both interfaces refuse for no reason of their own is told in the words of the newer one.
+                overlay_by_mount(plan).map_err(|old| match old.errno().map(Errno::from_raw_os_error) {
+                    Some(Errno::NOSYS | Errno::INVAL) => error,
+                    _ => old,
+                })
             }
             result => result,
         },
@@ -151,22 +154,20 @@ fn kernel_words(fs: BorrowedFd<'_>) -> Option<String> {
 
 /// `mount(2)` for kernels before 6.8. It needs a place to mount on, which is cloned and left at once.
 fn overlay_by_mount(plan: &MountPlan) -> Result<OwnedFd> {
-    let escape = |path: &Path| {
-        let mut out = Vec::new();
-        for byte in path.as_os_str().as_bytes() {
-            if matches!(byte, b'\\' | b':' | b',') {
-                out.push(b'\\');
-            }
-            out.push(*byte);
-        }
-        out
+    // Descriptors name the folders in few bytes, whatever they are called: with their paths, thirty layers fill the page.
+    let mut folders = Vec::new();
+    let mut name = |path: &Path| -> Result<Vec<u8>> {
+        let folder = crate::sys::fs::open_dir(path).at("open", path)?;
+        let name = format!("/proc/self/fd/{}", folder.as_raw_fd()).into_bytes();
+        folders.push(folder);
+        Ok(name)
     };
     let mut options = b"userxattr,lowerdir=".to_vec();
     for (i, lower) in plan.lowers.iter().rev().enumerate() {
         if i > 0 {
             options.push(b':');
         }
-        options.extend(escape(lower));
+        options.extend(name(lower)?);
     }
     let mut flags = MountFlags::RDONLY;
     let mut place = plan.lowers.first().cloned().unwrap_or_default();
@@ -175,15 +176,16 @@ fn overlay_by_mount(plan: &MountPlan) -> Result<OwnedFd> {
         place = upper.work.clone();
         for (key, path) in [(",upperdir=", &upper.dir), (",workdir=", &upper.work)] {
             options.extend_from_slice(key.as_bytes());
-            options.extend(escape(path));
+            options.extend(name(path)?);
         }
         if plan.volatile {
             options.extend_from_slice(b",volatile");
         }
     }
     if options.len() >= 4096 {
-        return Err(Error::new(Kind::Limit, "the names of the layers do not fit in one page of mount options")
-            .hint("Linux 6.8 has no such limit; or move the store to a shorter path"));
+        let n = plan.lowers.len();
+        return Err(Error::new(Kind::Limit, format!("the image's {n} layers do not fit in one page of mount options"))
+            .hint("Linux 6.8 has no such limit; or squash the image"));
     }
     let target = fs::canonicalize(&place).at("find", &place)?;
     let data = CString::new(options).map_err(|_| Error::new(Kind::Invalid, "a layer's path holds a NUL byte"))?;
@@ -199,6 +201,27 @@ fn overlay_by_mount(plan: &MountPlan) -> Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Both interfaces of the kernel give the same stack; the older one only works where this process may mount.
+    #[test]
+    fn the_older_interface_takes_many_layers() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().expect("a folder");
+        let make = |name: &str| {
+            let path = dir.path().join(format!("{name}-with-a-name-that-is-far-too-long-for-a-page-of-options"));
+            fs::create_dir(&path).expect("a folder");
+            path
+        };
+        let lowers: Vec<PathBuf> = (0..120).map(|n| make(&format!("layer:{n},"))).collect();
+        fs::write(lowers[0].join("lowest"), "x").expect("a file");
+        let upper = Upper { dir: make("upper"), work: make("work") };
+        let mount = overlay_by_mount(&MountPlan { lowers, upper: Some(upper), volatile: true }).expect("a mount");
+        let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
+        assert_eq!(fs::read_to_string(root.join("lowest")).expect("it is there"), "x");
+        fs::write(root.join("new"), "y").expect("it is writable");
+    }
 
     #[test]
     fn impossible_plans_are_named() {
