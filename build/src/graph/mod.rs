@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Both are pure: no file is opened and no clock is read. What a step *does* is final here; what it *yields* is the
-//! business of [`crate::schedule`]. A stage's image configuration does not depend on what its steps yield, so it is
+//! business of `schedule`. A stage's image configuration does not depend on what its steps yield, so it is
 //! complete here but for the layers and the times in its history.
 
 mod config;
@@ -219,7 +219,7 @@ pub struct Copy {
     pub instruction: &'static str,
 }
 
-/// One source of [`Copy`].
+/// One source of a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A path or wildcard, relative to the origin's root.
