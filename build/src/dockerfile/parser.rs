@@ -174,7 +174,7 @@ impl Typer<'_> {
     fn at_least_one(&self, node: &Node) -> Result<Vec<Word>> {
         self.flags(node, flags::NONE)?;
         match self.words(node)? {
-            [] => self.error(node.keyword.span, Fault::new(format!("`{}` needs an argument", name_of(node)))),
+            [] => self.error(node.keyword.span, needs_argument(&name_of(node))),
             words => Ok(words.to_vec()),
         }
     }
@@ -189,7 +189,7 @@ impl Typer<'_> {
             return self.error(node.span, Fault::new(format!("`{}` takes pairs", name_of(node))));
         };
         if pairs.is_empty() {
-            let fault = Fault::new(format!("`{}` needs an argument", name_of(node)));
+            let fault = needs_argument(&name_of(node));
             return self.error(node.keyword.span, fault.hint(format!("{} KEY=VALUE", name_of(node))));
         }
         match pairs.iter().find(|pair| pair.key.text.is_empty()) {
@@ -255,7 +255,7 @@ impl Typer<'_> {
     fn shell(&self, node: &Node) -> Result<Vec<String>> {
         match self.plain_command(node)? {
             CommandLine::Exec(arguments) if !arguments.is_empty() => Ok(arguments),
-            CommandLine::Exec(_) => self.error(node.span, Fault::new("`SHELL` needs an argument")),
+            CommandLine::Exec(_) => self.error(node.span, needs_argument("SHELL")),
             CommandLine::Shell(word) => {
                 let fault = Fault::new("`SHELL` takes a JSON array");
                 self.error(word.span, fault.hint("SHELL [\"/bin/bash\", \"-c\"]"))
@@ -388,7 +388,7 @@ impl Typer<'_> {
     fn healthcheck(&self, node: &Node) -> Result<Healthcheck> {
         let flags = self.flags(node, flags::HEALTHCHECK)?;
         let Args::Health(kind, rest) = &node.args else {
-            let fault = Fault::new("`HEALTHCHECK` needs an argument");
+            let fault = needs_argument("HEALTHCHECK");
             return self.error(node.keyword.span, fault.hint("HEALTHCHECK CMD COMMAND, or HEALTHCHECK NONE"));
         };
         let command = self.command_line(rest, node)?;
@@ -466,6 +466,24 @@ impl Typer<'_> {
 
 fn name_of(node: &Node) -> String {
     node.keyword.text.to_uppercase()
+}
+
+/// An instruction that stands alone, with what it could look like.
+fn needs_argument(name: &str) -> Fault {
+    let example = match name {
+        "USER" => "USER app",
+        "WORKDIR" => "WORKDIR /src",
+        "STOPSIGNAL" => "STOPSIGNAL SIGTERM",
+        "ENV" => "ENV NAME=value",
+        "LABEL" => "LABEL name=value",
+        "ARG" => "ARG NAME=default",
+        "EXPOSE" => "EXPOSE 8080",
+        "VOLUME" => "VOLUME /data",
+        "SHELL" => "SHELL [\"/bin/bash\", \"-c\"]",
+        "HEALTHCHECK" => "HEALTHCHECK CMD curl -f localhost",
+        _ => "the instruction's name and what it works on",
+    };
+    Fault::new(format!("`{name}` needs an argument")).hint(format!("for example: {example}"))
 }
 
 fn unknown_instruction(word: &str) -> Fault {
