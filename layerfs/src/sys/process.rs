@@ -205,12 +205,15 @@ pub fn place_stdio(streams: [BorrowedFd<'_>; 3]) -> io::Result<()> {
 /// Gives every signal its default action and blocks none: what a new program expects, and what Rust's runtime, which
 /// ignores `SIGPIPE`, does not leave behind.
 pub fn reset_signals() {
+    // By the system call itself: the C library keeps its hands on signals 32 and 33, which a caller may have ignored.
+    // The kernel's structure is a handler, flags, maybe a restorer, and a mask of 8 bytes: at most 32 bytes, all zero.
+    let default = [0u64; 4];
     // SAFETY: the zeroed structures are valid: SIG_DFL is 0 and an empty set is all zeros. No handler is installed,
     // and no memory is kept by the kernel. Signals that cannot be changed are EINVAL, which is right to pass over.
     unsafe {
-        let default: libc::sigaction = std::mem::zeroed();
         for signal in 1..=libc::SIGRTMAX() {
-            libc::sigaction(signal, ptr::from_ref(&default), ptr::null_mut());
+            let no_old = ptr::null_mut::<u64>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), no_old, size_of::<u64>());
         }
         let none: libc::sigset_t = std::mem::zeroed();
         libc::sigprocmask(libc::SIG_SETMASK, ptr::from_ref(&none), ptr::null_mut());
