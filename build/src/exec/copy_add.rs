@@ -18,7 +18,7 @@ use layerfs::store::Store;
 
 use super::placement::{Found, Placement};
 use crate::cache::Layer;
-use crate::files::{Content, Selection, Tree};
+use crate::files::{Content, Part, Selection, Tree};
 use crate::graph::{Chmod, Copy};
 use output::{Output, Style};
 
@@ -71,7 +71,7 @@ pub(crate) fn write_copy(
         return Ok(None);
     }
     output.check_conflicts(view, prepared.copy.link)?;
-    write(store, &output).map(Some)
+    write(store, &output, view).map(Some)
 }
 
 /// Writes the layer of the folder `placement` leads to; `None` where it is there already.
@@ -95,23 +95,25 @@ pub(crate) fn write_folder(
     let style = Style { owner: Some(owner), chmod: None, clock };
     let mut output = Output::new(placement, style);
     output.folder(&placement.path);
-    write(store, &output).map(Some)
+    write(store, &output, &MergedView::new(&[])).map(Some)
 }
 
 /// Decides what goes where.
 fn assemble<'a>(prepared: &Prepared<'a>, clock: Clock) -> Result<Output<'a>> {
     let Prepared { copy, tree, selection, placement, owner } = *prepared;
-    let style = Style { owner, chmod: copy.chmod.as_ref(), clock };
-    let mut output = Output::new(placement, style);
+    let archive = |part: &Part| match &part.content {
+        Content::File(entry) if copy.unpack => archive::detect(&crate::files::real(tree, entry)),
+        _ => Ok(None),
+    };
+    let archives = selection.parts.iter().map(archive).collect::<Result<Vec<_>>>()?;
+    // Archives keep their modes, and so do the folders that are made for them.
+    let chmod = copy.chmod.as_ref().filter(|_| archives.iter().any(Option::is_none));
+    let mut output = Output::new(placement, Style { owner, chmod, clock });
     let destination = &copy.destination;
     let mut is_folder = placement.found == Found::Folder;
     let asked_for_folder = destination.ends_with('/') || copy.parents;
     let several = selection.parts.len() > 1;
-    for part in &selection.parts {
-        let archive = match &part.content {
-            Content::File(entry) if copy.unpack => archive::detect(&crate::files::real(tree, entry))?,
-            _ => None,
-        };
+    for (number, (part, archive)) in selection.parts.iter().zip(archives).enumerate() {
         let single = !matches!(part.content, Content::Folder(_)) && archive.is_none();
         if !single || asked_for_folder || is_folder {
             if placement.found == Found::File {
@@ -123,6 +125,9 @@ fn assemble<'a>(prepared: &Prepared<'a>, clock: Clock) -> Result<Output<'a>> {
             match archive {
                 Some(_) => output.plain_folder(&placement.path),
                 None => output.folder(&placement.path),
+            }
+            if let (Some(modified), Found::Nothing) = (part.modified, placement.found) {
+                output.date(&placement.path, modified);
             }
             is_folder = true;
         } else if several {
@@ -140,12 +145,12 @@ fn assemble<'a>(prepared: &Prepared<'a>, clock: Clock) -> Result<Output<'a>> {
             false => placement.path.clone(),
         };
         match (&part.content, archive) {
-            (Content::File(entry), Some(form)) => output.archive(path, crate::files::real(tree, entry), form),
-            (Content::File(entry), None) => output.disk(path, tree, entry)?,
+            (Content::File(entry), Some(form)) => output.archive(path, output::Source::new(tree, entry, number), form),
+            (Content::File(entry), None) => output.disk(path, tree, entry, number)?,
             (Content::Inline(bytes), _) => output.inline(path, bytes)?,
             (Content::Folder(entries), _) => {
                 for entry in entries {
-                    output.disk(below(&path, &entry.path), tree, entry)?;
+                    output.disk(below(&path, &entry.path), tree, entry, number)?;
                 }
             }
         }
@@ -153,10 +158,10 @@ fn assemble<'a>(prepared: &Prepared<'a>, clock: Clock) -> Result<Output<'a>> {
     Ok(output)
 }
 
-fn write(store: &Store, output: &Output<'_>) -> Result<Layer> {
+fn write(store: &Store, output: &Output<'_>, view: &MergedView) -> Result<Layer> {
     let blob = std::io::BufWriter::with_capacity(1 << 20, store.blob_writer(None)?);
     let mut tar = TarWriter::new(blob);
-    output.write(&mut tar)?;
+    output.write(&mut tar, view)?;
     let mut blob = tar
         .finish()?
         .into_inner()

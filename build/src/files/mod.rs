@@ -20,6 +20,7 @@ pub(crate) use digest::{digest_at, take_override, xattrs};
 pub(crate) use select::real;
 pub use select::{Content, Part, Request, Selection, select};
 pub use stat_cache::StatCache;
+pub(crate) use stat_cache::state;
 pub use tree::{Node, Tree};
 pub use walk::{Entry, FileKind};
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use layerfs::error::{Context, Error, Kind, Result};
@@ -30,6 +31,8 @@ pub struct Part {
     pub name: Vec<u8>,
     /// What it is.
     pub content: Content,
+    /// Of a folder: when it was changed, in seconds since 1970. A folder that is made for its files gets this time.
+    pub modified: Option<i64>,
 }
 
 /// What a part is.
@@ -71,7 +74,8 @@ pub fn select(tree: &Tree, request: &Request<'_>) -> Result<Selection> {
     for source in request.sources {
         match source {
             Source::Inline(name, content) => {
-                parts.push(Part { name: name.clone().into_bytes(), content: Content::Inline(content.clone().into()) });
+                let content = Content::Inline(content.clone().into());
+                parts.push(Part { name: name.clone().into_bytes(), content, modified: None });
             }
             Source::Path(path) if request.parents => parts.push(with_parents(tree, path, &exclude)?),
             Source::Path(path) => {
@@ -102,10 +106,10 @@ fn part(tree: &Tree, path: &str, node: Node, exclude: &Ignore, wildcard: bool) -
         }
         let entry = Entry::of(tree, Vec::new(), node.path.clone().into_bytes(), node.metadata)?;
         let entry = entry.ok_or_else(|| Error::new(Kind::Invalid, format!("`{path}` is a socket")))?;
-        return Ok(Some(Part { name: name.into(), content: Content::File(Box::new(entry)) }));
+        return Ok(Some(Part { name: name.into(), content: Content::File(Box::new(entry)), modified: None }));
     }
     let below = walk(tree, &node.path, &Filter { exclude: exclude.clone(), include: None })?;
-    Ok(Some(Part { name: name.into(), content: Content::Folder(below) }))
+    Ok(Some(Part { name: name.into(), content: Content::Folder(below), modified: Some(node.metadata.mtime()) }))
 }
 
 /// `--parents`: the path after a `/./`, or all of it, is kept.
@@ -131,7 +135,7 @@ fn with_parents(tree: &Tree, path: &str, exclude: &Ignore) -> Result<Part> {
         }
         all.extend(found);
     }
-    Ok(Part { name: Vec::new(), content: Content::Folder(all) })
+    Ok(Part { name: Vec::new(), content: Content::Folder(all), modified: None })
 }
 
 /// The paths that a source with wildcards stands for, sorted; itself where it has none. A wildcard that matches
@@ -171,7 +175,9 @@ fn matches(tree: &Tree, pattern: &str) -> Result<Vec<String>> {
     }
     let mut there = Vec::new();
     for path in found {
-        if tree.resolve(&path)?.is_some() {
+        // A symlink that leads to nothing is there, and is told when it is looked for.
+        let dangling = || !tree.ignore().matches(&path) && tree.is_symlink(&path);
+        if tree.resolve(&path)?.is_some() || dangling() {
             there.push(path);
         }
     }

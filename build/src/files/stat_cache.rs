@@ -133,7 +133,8 @@ impl StatCache {
     }
 }
 
-fn state(metadata: &Metadata) -> (u64, u64, u64) {
+/// Size, modification time and change time: what is different once a file's content is.
+pub(crate) fn state(metadata: &Metadata) -> (u64, u64, u64) {
     let time = |seconds: i64, nanos: i64| {
         seconds.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(nanos.cast_unsigned())
     };

@@ -85,7 +85,7 @@ fn sources_mean_what_docker_says() {
         ("", &["link"], &[], Ok("[sub sub/y x]")),
         ("", &["link/x"], &[], Ok("x")),
         ("", &["abs"], &[], Ok("abs")),
-        ("", &["out"], &[], Err("`out` is not in the build context")),
+        ("", &["out"], &[], Err("`out` is a symlink to `../../etc/passwd`, which is not in the build context")),
         ("", &["nope"], &[], Err("`nope` is not in the build context")),
         ("", &["a.txt/x"], &[], Err("`a.txt/x` is not in the build context")),
         ("*.txt", &["a.txt"], &[], Err("`a.txt` is not in the build context")),

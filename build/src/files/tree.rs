@@ -71,6 +71,11 @@ impl Tree {
         if path.as_os_str().is_empty() { self.root.clone() } else { self.root.join(path) }
     }
 
+    /// Whether `path`, as it stands, is a symlink.
+    pub(super) fn is_symlink(&self, path: &str) -> bool {
+        fs::symlink_metadata(self.real(path)).is_ok_and(|metadata| metadata.is_symlink())
+    }
+
     /// What `path` leads to, all symlinks followed inside the tree; `None` where that is nothing, or ignored.
     ///
     /// # Errors
@@ -121,6 +126,11 @@ impl Tree {
         let clean = parts(path).collect::<Vec<_>>().join("/");
         let there = fs::symlink_metadata(self.real(&clean)).is_ok();
         let error = Error::new(Kind::NotFound, format!("`{path}` is not in {}", self.label));
+        let target = fs::read_link(self.real(&clean)).ok();
+        if let Some(target) = target.filter(|_| !self.ignore.matches(&clean)) {
+            let (target, label) = (target.display(), &self.label);
+            return Error::new(Kind::NotFound, format!("`{path}` is a symlink to `{target}`, which is not in {label}"));
+        }
         match self.ignore.reason(&clean) {
             Some(rule) if there => error.hint(format!(
                 "it is on disk, but the ignore file's rule `{rule}` leaves it out; add `!{clean}` to take it in"

@@ -1,10 +1,10 @@
 //! The entries of a layer in the making, by path.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use layerfs::archive::TarWriter;
 use layerfs::archive::read::{Entry as TarEntry, EntryKind, Time};
@@ -38,7 +38,7 @@ pub(super) struct Style<'a> {
 pub(super) struct Output<'a> {
     style: Style<'a>,
     entries: BTreeMap<Vec<u8>, Item<'a>>,
-    archives: Vec<(Vec<u8>, PathBuf, Form)>,
+    archives: Vec<(Vec<u8>, Source, Form)>,
     /// Something is there that the layers below do not have.
     changes: bool,
 }
@@ -51,8 +51,42 @@ struct Item<'a> {
 enum Bytes<'a> {
     None,
     Memory(&'a [u8]),
-    /// A file, and its inode if it has several names.
-    Disk(PathBuf, Option<(u64, u64)>),
+    Disk(Source),
+}
+
+/// A file on disk.
+pub(super) struct Source {
+    path: PathBuf,
+    /// What it was like when its digest was taken: a key must not lead to what is there later.
+    seen: (u64, u64, u64),
+    /// Where it has several names: the source it is one of, and its inode. Links stay links within one source.
+    shared: Option<(usize, u64, u64)>,
+}
+
+impl Source {
+    pub(super) fn new(tree: &Tree, entry: &Entry, part: usize) -> Self {
+        let metadata = &entry.metadata;
+        let shared = (metadata.nlink() > 1).then(|| (part, metadata.dev(), metadata.ino()));
+        Self { path: files::real(tree, entry), seen: files::state(metadata), shared }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn open(&self) -> Result<File> {
+        File::open(&self.path).at("open", &self.path)
+    }
+
+    /// Checks that what was read from `file` is what the digest was taken of.
+    pub(super) fn check(&self, file: &File) -> Result<()> {
+        let after = file.metadata().at("look at", &self.path)?;
+        if files::state(&after) == self.seen {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Conflict, format!("`{}` changed while it was read", self.path.display()))
+            .hint("build again when nothing writes to the context"))
+    }
 }
 
 impl<'a> Output<'a> {
@@ -99,8 +133,15 @@ impl<'a> Output<'a> {
         self.insert(Item { entry, content: Bytes::None });
     }
 
-    /// A file of a tree.
-    pub(super) fn disk(&mut self, path: Vec<u8>, tree: &Tree, source: &Entry) -> Result<()> {
+    /// Gives a folder that is new in this layer the time `seconds`.
+    pub(super) fn date(&mut self, path: &[u8], seconds: i64) {
+        if let Some(item) = self.entries.get_mut(path) {
+            item.entry.mtime.seconds = self.style.clock.limit(seconds);
+        }
+    }
+
+    /// A file of a tree, from source number `part`.
+    pub(super) fn disk(&mut self, path: Vec<u8>, tree: &Tree, source: &Entry, part: usize) -> Result<()> {
         let metadata = &source.metadata;
         let kind = match source.kind {
             FileKind::File => EntryKind::File,
@@ -128,8 +169,7 @@ impl<'a> Output<'a> {
         let mut content = Bytes::None;
         if kind == EntryKind::File {
             entry.size = metadata.size();
-            let shared = (metadata.nlink() > 1).then(|| (metadata.dev(), metadata.ino()));
-            content = Bytes::Disk(files::real(tree, source), shared);
+            content = Bytes::Disk(Source::new(tree, source, part));
         }
         if matches!(kind, EntryKind::Char | EntryKind::Block) {
             entry.device = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
@@ -149,7 +189,7 @@ impl<'a> Output<'a> {
     }
 
     /// An archive whose members go below `path`.
-    pub(super) fn archive(&mut self, path: Vec<u8>, file: PathBuf, form: Form) {
+    pub(super) fn archive(&mut self, path: Vec<u8>, file: Source, form: Form) {
         self.archives.push((path, file, form));
     }
 
@@ -193,8 +233,8 @@ impl<'a> Output<'a> {
     }
 
     /// Writes everything, sorted by path, then the members of the archives.
-    pub(super) fn write(&self, tar: &mut TarWriter<impl Write>) -> Result<()> {
-        let mut links: HashMap<(u64, u64), &[u8]> = HashMap::new();
+    pub(super) fn write(&self, tar: &mut TarWriter<impl Write>, view: &MergedView) -> Result<()> {
+        let mut links: HashMap<(usize, u64, u64), &[u8]> = HashMap::new();
         let items: Vec<&Item<'_>> = self.entries.values().collect();
         let mut rest = &items[..];
         while !rest.is_empty() {
@@ -212,7 +252,7 @@ impl<'a> Output<'a> {
             }
         }
         for (below, file, form) in &self.archives {
-            archive::copy(tar, below, file, *form, &self.style)?;
+            archive::copy(tar, below, file, *form, &self.style, view)?;
         }
         Ok(())
     }
@@ -221,8 +261,12 @@ impl<'a> Output<'a> {
 impl<'a> Item<'a> {
     fn read_ahead(&self) -> Result<Option<Vec<u8>>> {
         match &self.content {
-            Bytes::Disk(path, None) if self.entry.size <= SMALL && self.entry.size > 0 => {
-                fs::read(path).at("read", path).map(Some)
+            Bytes::Disk(source) if source.shared.is_none() && (1..=SMALL).contains(&self.entry.size) => {
+                let mut file = source.open()?;
+                let mut bytes = Vec::with_capacity(usize::try_from(self.entry.size).unwrap_or_default());
+                file.read_to_end(&mut bytes).at("read", &source.path)?;
+                source.check(&file)?;
+                Ok(Some(bytes))
             }
             _ => Ok(None),
         }
@@ -232,29 +276,24 @@ impl<'a> Item<'a> {
         &'a self,
         tar: &mut TarWriter<impl Write>,
         ahead: Option<Vec<u8>>,
-        links: &mut HashMap<(u64, u64), &'a [u8]>,
+        links: &mut HashMap<(usize, u64, u64), &'a [u8]>,
     ) -> Result<()> {
         match (&self.content, ahead) {
             (Bytes::None, _) => tar.append(&self.entry),
             (Bytes::Memory(bytes), _) => tar.append_file(&self.entry, *bytes),
-            (Bytes::Disk(path, _), Some(bytes)) => {
-                if bytes.len() as u64 != self.entry.size {
-                    return Err(Error::new(Kind::Conflict, format!("`{}` changed while it was read", path.display()))
-                        .hint("build again when nothing writes to the context"));
-                }
-                tar.append_file(&self.entry, &bytes[..])
-            }
-            (Bytes::Disk(path, shared), None) => {
-                if let Some(inode) = shared {
-                    if let Some(first) = links.get(inode) {
+            (Bytes::Disk(_), Some(bytes)) => tar.append_file(&self.entry, &bytes[..]),
+            (Bytes::Disk(source), None) => {
+                if let Some(inode) = source.shared {
+                    if let Some(first) = links.get(&inode) {
                         let link =
                             TarEntry { kind: EntryKind::Hardlink, link: first.to_vec(), size: 0, ..self.entry.clone() };
                         return tar.append(&link);
                     }
-                    links.insert(*inode, &self.entry.path);
+                    links.insert(inode, &self.entry.path);
                 }
-                let file = File::open(path).at("open", path)?;
-                tar.append_file(&self.entry, file)
+                let file = source.open()?;
+                tar.append_file(&self.entry, &file)?;
+                source.check(&file)
             }
         }
     }
