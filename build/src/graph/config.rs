@@ -26,7 +26,22 @@ pub(super) fn inherited(base: &ImageConfig) -> ImageConfig {
         config.settings_mut().shift_remove(key);
     }
     config.set_strings("OnBuild", None);
+    complete_history(&mut config);
     config
+}
+
+/// Gives every layer of a base image an entry of history, as not every tool does. Entries and layers are matched by their
+/// order, so without these, ours would be taken for what the base's layers were made by.
+fn complete_history(config: &mut ImageConfig) {
+    // What is wrong with the layers is said by whoever reads them.
+    let layers = config.diff_ids().map_or(0, |ids| ids.len());
+    let history = config.document_mut().entry("history").or_insert(Value::Null);
+    let mut entries = history.as_array().cloned().unwrap_or_default();
+    let told = entries.iter().filter(|entry| entry["empty_layer"] != Value::Bool(true)).count();
+    for _ in told..layers {
+        entries.push(serde_json::json!({"comment": "no history"}));
+    }
+    *history = entries.into();
 }
 
 /// The arguments of a command, through the image's shell where it asks for one.

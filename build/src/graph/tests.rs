@@ -257,3 +257,23 @@ fn misspelt_build_arguments_are_found() {
     }
     assert_eq!(plan(&file, &options).expect("a plan").unused_arguments(), ["C"]);
 }
+
+#[test]
+fn layers_of_a_base_that_have_no_history_get_one() {
+    let id = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    for (history, expected) in [
+        (json!(null), json!([{"comment": "no history"}, {"comment": "no history"}])),
+        (json!([{"created_by": "a"}]), json!([{"created_by": "a"}, {"comment": "no history"}])),
+        (
+            json!([{"created_by": "a"}, {"created_by": "b", "empty_layer": true}, {"created_by": "c"}]),
+            json!([{"created_by": "a"}, {"created_by": "b", "empty_layer": true}, {"created_by": "c"}]),
+        ),
+    ] {
+        let document = json!({
+            "os": "linux", "architecture": "arm64", "config": {}, "history": history,
+            "rootfs": {"type": "layers", "diff_ids": [id("1"), id("2")]}
+        });
+        let base = ImageConfig::parse(document.to_string().as_bytes()).expect("a configuration");
+        assert_eq!(config::inherited(&base).document()["history"], expected);
+    }
+}
