@@ -83,13 +83,14 @@ impl Reference {
         Self { tag: None, digest: Some(digest), ..self.clone() }
     }
 
-    /// The name as people write it: `debian:12` for `docker.io/library/debian:12`.
+    /// The name as people write it: `debian:12` for `docker.io/library/debian:12`. The whole name where a shorter one
+    /// would mean something else, as `localhost/a` for `docker.io/localhost/a` would.
     pub fn familiar(&self) -> String {
         let text = self.to_string();
-        match text.strip_prefix("docker.io/") {
-            Some(rest) => rest.strip_prefix("library/").unwrap_or(rest).to_owned(),
-            None => text,
-        }
+        let Some(rest) = text.strip_prefix("docker.io/") else { return text };
+        let shorter = [rest.strip_prefix("library/"), Some(rest)].into_iter().flatten();
+        let same = |name: &&str| parse(name).is_ok_and(|parsed| parsed == *self);
+        shorter.into_iter().find(same).unwrap_or(&text).to_owned()
     }
 
     /// What a registry's manifest endpoint takes: the digest where there is one, else the tag, else `latest`.
@@ -280,7 +281,13 @@ mod tests {
 
     #[test]
     fn familiar_is_what_people_type() {
-        for (name, familiar) in [("debian:12", "debian:12"), ("docker.io/a/b", "a/b"), ("localhost/x", "localhost/x")] {
+        for (name, familiar) in [
+            ("debian:12", "debian:12"),
+            ("docker.io/a/b", "a/b"),
+            ("localhost/x", "localhost/x"),
+            ("docker.io/library/a/b", "library/a/b"),
+            ("docker.io/localhost/a", "docker.io/localhost/a"),
+        ] {
             assert_eq!(name.parse::<Reference>().expect("valid").familiar(), familiar);
         }
     }

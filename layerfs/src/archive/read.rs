@@ -139,7 +139,8 @@ impl<R: Read> TarReader<R> {
                 return Ok(None);
             }
             match self.parser.parse(&self.buffer[self.start..self.end]).map_err(malformed)? {
-                ParseEvent::NeedData { min_bytes } if available < min_bytes && self.ended => {
+                // A parser that asks for no more than it has would otherwise be asked again for ever.
+                ParseEvent::NeedData { min_bytes } if self.ended && available < min_bytes.max(wanted) => {
                     // One block of zeros where two are due is how some writers end.
                     if self.buffer[self.start..self.end].iter().all(|b| *b == 0) {
                         self.start = self.end;
@@ -338,6 +339,22 @@ mod tests {
         assert_eq!(time("1234567.5"), Some((1_234_567, 500_000_000)));
         assert_eq!(time("12345.1234567891"), Some((12_345, 123_456_789)));
         assert_eq!(time("-1.25000"), Some((-2, 750_000_000)));
+    }
+
+    #[test]
+    fn a_sparse_map_that_never_ends_is_an_error() {
+        let records = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n27 GNU.sparse.realsize=100\n";
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::XHeader);
+        header.set_size(records.len() as u64);
+        builder.append_data(&mut header, "x", &records[..]).expect("appended");
+        let mut header = tar::Header::new_ustar();
+        header.set_size(7);
+        builder.append_data(&mut header, "f", &b"content"[..]).expect("appended");
+        let bytes = builder.into_inner().expect("finished");
+        let mut reader = TarReader::new(bytes.as_slice(), 1 << 20, 4096);
+        assert_eq!(reader.next_entry().expect_err("cut").kind(), Kind::Corrupt);
     }
 
     #[test]
