@@ -85,14 +85,17 @@ impl Error {
         self.0.kind
     }
 
-    /// The hint of the outermost error that has one.
+    /// The hint of the outermost error that has one, else what helps against the system's own refusal.
     pub fn advice(&self) -> Option<&str> {
         let mut error = self;
         loop {
             if let Some(hint) = &error.0.hint {
                 return Some(hint);
             }
-            error = error.0.source.as_ref()?.downcast_ref::<Error>()?;
+            match error.0.source.as_ref().and_then(|source| source.downcast_ref::<Error>()) {
+                Some(below) => error = below,
+                None => return self.errno().and_then(system_advice),
+            }
         }
     }
 
@@ -108,6 +111,11 @@ impl Error {
         None
     }
 
+    /// The disk, or the user's share of it, is full.
+    pub fn is_out_of_space(&self) -> bool {
+        matches!(self.errno(), Some(libc::ENOSPC | libc::EDQUOT))
+    }
+
     /// The whole chain on one line, outermost first, joined by `: `. The hint is not part of it.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
@@ -119,6 +127,21 @@ impl Error {
         }
         text
     }
+}
+
+/// What to do about the few refusals that have nothing to do with what was asked for.
+fn system_advice(errno: i32) -> Option<&'static str> {
+    Some(match errno {
+        libc::ENOSPC => "make room on that disk: `copy rmi` and `copy gc` free what the store no longer needs",
+        libc::EDQUOT => {
+            "the user's disk quota is used up: `copy rmi` and `copy gc` free what the store no longer needs"
+        }
+        libc::EROFS => "mount that file system writable, or choose another store with --store or LAYERFS_STORE",
+        libc::EIO => "the disk or its file system failed: `dmesg` tells more",
+        libc::EMFILE => "allow the process more open files: `ulimit -n`",
+        libc::ENFILE => "allow the machine more open files: `sysctl fs.file-max`",
+        _ => return None,
+    })
 }
 
 /// Rust appends "(os error 2)" to the system's words; a reader has no use for it.
@@ -221,6 +244,14 @@ mod tests {
         let error = error.expect_err("the file does not exist");
         assert_eq!(error.chain(), "read policy: open `/nonexistent/x`: no such file or directory");
         assert_eq!((error.kind(), error.errno()), (Kind::NotFound, Some(2)));
+    }
+
+    #[test]
+    fn a_full_disk_has_a_hint_unless_somebody_knows_better() {
+        let full = || Err::<(), _>(std::io::Error::from_raw_os_error(libc::ENOSPC)).at("write", "/x");
+        let error = full().context(|| "pull").expect_err("it is one");
+        assert!(error.advice().is_some_and(|hint| hint.contains("copy gc")), "{error:?}");
+        assert_eq!(error.hint("buy a disk").advice(), Some("buy a disk"));
     }
 
     #[test]

@@ -166,8 +166,13 @@ impl RmiArguments {
             }
         }
         if changed {
-            store.publish_index()?;
+            let published = store.publish_index();
             sweep_later(&store)?;
+            match published {
+                // The disk is full, and the one who sweeps writes it once there is room.
+                Err(error) if error.is_out_of_space() => {}
+                result => result?,
+            }
         }
         print(&output)
     }
@@ -203,7 +208,7 @@ fn is_local(name: &Reference, text: &str) -> bool {
 fn sweep_later(store: &Store) -> Result<()> {
     let program = std::env::current_exe().context(|| "find this program's own file")?;
     let mut command = Command::new(program);
-    command.arg("gc").arg("--quiet").arg("--store").arg(store.root());
+    command.args(["gc", "--quiet", "--unless-queued"]).arg("--store").arg(store.root());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     // Whether it can be started does not matter now: the next collection frees the same.
     drop(command.spawn());
@@ -238,13 +243,20 @@ impl TagArguments {
 
 /// The arguments of `copy gc`.
 #[derive(Debug, clap::Args)]
-pub(super) struct GcArguments {}
+pub(super) struct GcArguments {
+    /// Leave it to a collection that is waiting to begin, if there is one
+    #[arg(long, hide = true)]
+    unless_queued: bool,
+}
 
 impl GcArguments {
     /// Collects and says what was freed.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
         let (store, _) = global.open_store()?;
-        let freed = store.gc()?;
+        let freed = match self.unless_queued {
+            true => store.gc_unless_queued()?.unwrap_or_default(),
+            false => store.gc()?,
+        };
         if global.quiet {
             return Ok(());
         }

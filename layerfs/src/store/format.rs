@@ -8,15 +8,46 @@
 //! compressed/DIFF-ID.FORM                        the descriptor of a compressed form of a layer we built
 //! cache/KIND/*.json  containers/ID/*.json        records; a `roots` object in one keeps what it names alive
 //! unsynced/BOOT-ID/WHAT                          objects that were not yet synced when that boot was running
-//! tmp/NAME/                                      everything is born here; locked by its owner
-//! gc.lock  index.lock  tmp.lock  locks/                    advisory locks (`flock`)
+//! unsynced/BOOT-ID.failed/WHAT                   layers whose sync failed in that boot
+//! tmp/NAME                                       everything is born here; a folder is locked by its owner
+//! gc.lock  gc-queue.lock  index.lock  tmp.lock  locks/     advisory locks (`flock`)
 //! layerfs-format                                 the version number
 //! ```
 //!
-//! Invariants. An object appears under its name by `rename`, complete. Whatever a ref points to was synced before the
-//! ref was renamed into place. An object is marked in `unsynced/` before its rename and the mark is cleared after a
-//! sync; a store opened in another boot throws the marked objects away, because a power cut may have torn them.
-//! `index.json` is derived: lost, it is written again from `refs/`.
+//! A store belongs to one machine: locks and boot ids mean nothing to another.
+//!
+//! # What survives a kill
+//!
+//! An object appears under its name by `rename`, complete, and is never written again or replaced. A ref is written
+//! last. So whatever is killed at whatever instant, what a ref leads to is whole; the rest lies in `tmp/` without a
+//! living owner (the next opening removes it) or is led to by nothing (the next `gc` removes it).
+//! `index.json` is derived: lost or stale, it is written again from `refs/` by the next change of a ref and by `gc`.
+//!
+//! # What survives a power cut: when this program syncs
+//!
+//! No file is synced by itself, no folder, no layer. An object is marked in `unsynced/` before its rename. Before a ref
+//! is renamed into place there is **one `syncfs(2)`** of the store's file system, whatever the number of files, and
+//! the marks of all that was complete before it are cleared; where nothing is marked (a new name for what is here
+//! already), `fdatasync(2)` of the ref's own small file. So a ref never leads to what the disk does not have, on a file
+//! system that keeps the order of renames (ext4, xfs, btrfs). The rename itself is left to the journal: a cut
+//! within seconds after a command may take its name back to what it was, never to something torn.
+//!
+//! A layer that was unpacked without a name being written is not synced at all and trusted in its boot only. The first
+//! opening in another boot throws away marked layers (they are made again from their blobs) and those marked blobs
+//! whose bytes are not what their name says. Records in `cache/` and `compressed/`, and `index.json`, are not synced
+//! either: a torn one does not parse, and counts as none.
+//!
+//! A sync that fails fails the command. The kernel tells of lost pages once, so the marked blobs are thrown away, and
+//! the marked layers are never taken for synced: their marks move to `BOOT-ID.failed`.
+//!
+//! # Locks, in the order in which they are taken
+//!
+//! `gc.lock`: shared from before the first object of an import until its ref, record or container is written; exclusive
+//! while `gc` works. `gc-queue.lock`: held by the one collection that is waiting for it. `locks/WHAT`: one process
+//! fetches a blob or unpacks a layer, the others wait and find it there. `index.lock`: around writing `index.json`.
+//! `tmp.lock`: shared while a folder in `tmp/` is made and locked, exclusive while the unlocked ones are taken over for
+//! removal; nothing else is waited for under it. `unsynced/` itself: around what the first opening in a boot does.
+//! Lock files that have lost their name are not trusted, so `gc` may remove those in `locks/`.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,14 @@
 //! Mark and sweep: what no ref, container or cache record leads to is removed.
+//!
+//! Whatever cannot be read for another reason than being missing or malformed ends the collection before it removes
+//! anything: a disk error must not pass for an image that nobody needs.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 use serde::Deserialize;
@@ -10,7 +16,7 @@ use serde::Deserialize;
 use super::format::Roots;
 use super::{Store, temp};
 use crate::digest::{Algorithm, ChainId, DiffId, Digest};
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind, Result};
 use crate::oci::{Descriptor, Document, ImageConfig};
 
 /// What a collection freed.
@@ -37,96 +43,132 @@ impl Store {
     /// # Errors
     /// The store cannot be read or written. What was removed until then stays removed, and nothing else is.
     pub fn gc(&self) -> Result<Reclaimed> {
-        let _lock = temp::lock(&self.root.join("gc.lock"), FlockOperation::LockExclusive)?;
+        let queue = temp::lock(&self.root.join("gc-queue.lock"), FlockOperation::LockExclusive)?;
+        self.collect(queue)
+    }
+
+    /// The same for whoever just removed a name, unless another collection is waiting to begin: that one frees this
+    /// one's garbage too.
+    ///
+    /// # Errors
+    /// Those of [`Store::gc`].
+    pub fn gc_unless_queued(&self) -> Result<Option<Reclaimed>> {
+        let path = self.root.join("gc-queue.lock");
+        match temp::lock(&path, FlockOperation::NonBlockingLockExclusive) {
+            Ok(queue) => self.collect(queue).map(Some),
+            Err(error) if error.errno() == Some(libc::EWOULDBLOCK) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn collect(&self, queue: OwnedFd) -> Result<Reclaimed> {
+        let _alone = temp::lock(&self.root.join("gc.lock"), FlockOperation::LockExclusive)?;
+        // Names that go from here on may be missed.
+        drop(queue);
+        // Whoever reads the index must not find what is about to go. On a full disk that has to wait for the sweep.
+        let published = self.publish_index();
         let marks = self.mark()?;
         let mut reclaimed = Reclaimed::default();
         self.sweep_blobs(&marks, &mut reclaimed)?;
         self.sweep_layers(&marks, &mut reclaimed)?;
         self.sweep_compressed(&marks)?;
+        self.sweep_marks()?;
+        self.sweep_locks()?;
+        temp::sweep(&self.root.join("tmp"), FlockOperation::LockExclusive)?;
+        published.or_else(|_| self.publish_index())?;
         Ok(reclaimed)
     }
 
     fn mark(&self) -> Result<Marks> {
         let mut marks = Marks::default();
         for (_, descriptor) in self.refs()? {
-            self.mark_document(&descriptor, &mut marks);
+            self.mark_document(&descriptor, &mut marks)?;
         }
         for kind in ["cache", "containers"] {
-            for folder in folders(&self.root.join(kind)) {
-                self.mark_records(&folder, &mut marks);
+            for folder in folders(&self.root.join(kind))? {
+                self.mark_records(&folder, &mut marks)?;
             }
         }
         Ok(marks)
     }
 
-    /// A record that cannot be read keeps nothing: whoever reads it next finds the same and makes it anew.
-    fn mark_records(&self, folder: &Path, marks: &mut Marks) {
+    /// A record that is malformed keeps nothing: whoever reads it next finds the same and makes it anew.
+    fn mark_records(&self, folder: &Path, marks: &mut Marks) -> Result<()> {
         #[derive(Deserialize)]
         struct Record {
             #[serde(default)]
             roots: Roots,
         }
-        for entry in fs::read_dir(folder).into_iter().flatten().filter_map(std::result::Result::ok) {
-            if entry.path().extension().is_none_or(|extension| extension != "json") {
+        for path in list(folder)? {
+            if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            let record = fs::read(entry.path()).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-            let Some(Record { roots }) = record else { continue };
-            roots.images.iter().for_each(|descriptor| self.mark_document(descriptor, marks));
+            let bytes = match fs::read(&path) {
+                // Removed since the listing.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                result => result.at("read", &path)?,
+            };
+            let Ok(Record { roots }) = serde_json::from_slice::<Record>(&bytes) else { continue };
+            for descriptor in &roots.images {
+                self.mark_document(descriptor, marks)?;
+            }
             marks.blobs.extend(roots.blobs);
             roots.chains.iter().for_each(|chain| mark_chain(chain, marks));
         }
+        Ok(())
     }
 
     /// Marks a manifest or index with all it names. One that is missing or malformed marks only itself: the image is
     /// damaged, and removing more would not mend it.
-    fn mark_document(&self, descriptor: &Descriptor, marks: &mut Marks) {
+    fn mark_document(&self, descriptor: &Descriptor, marks: &mut Marks) -> Result<()> {
         if !marks.blobs.insert(descriptor.digest) {
-            return;
+            return Ok(());
         }
-        let Ok(bytes) = self.read_document(descriptor) else { return };
+        let Some(bytes) = unless_damaged(self.read_document(descriptor))? else { return Ok(()) };
         match Document::parse(&bytes, Some(&descriptor.media_type)) {
             Ok(Document::Index(index)) => {
-                index.manifests.iter().chain(&index.subject).for_each(|child| self.mark_document(child, marks));
+                for child in index.manifests.iter().chain(&index.subject) {
+                    self.mark_document(child, marks)?;
+                }
             }
             Ok(Document::Manifest(manifest)) => {
                 marks.blobs.insert(manifest.config.digest);
                 marks.blobs.extend(manifest.layers.iter().map(|layer| layer.digest));
                 if let Some(subject) = &manifest.subject {
-                    self.mark_document(subject, marks);
+                    self.mark_document(subject, marks)?;
                 }
-                let config = self.read_document(&manifest.config).and_then(|bytes| ImageConfig::parse(&bytes));
-                if let Ok(chain) = config.and_then(|config| config.diff_ids()) {
+                let config = unless_damaged(self.read_document(&manifest.config))?;
+                let config = config.and_then(|bytes| ImageConfig::parse(&bytes).ok());
+                if let Some(chain) = config.and_then(|config| config.diff_ids().ok()) {
                     mark_chain(&chain, marks);
                 }
             }
             Err(_) => {}
         }
+        Ok(())
     }
 
     fn sweep_blobs(&self, marks: &Marks, reclaimed: &mut Reclaimed) -> Result<()> {
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            let dir = self.root.join("blobs").join(algorithm.name());
-            for entry in fs::read_dir(&dir).into_iter().flatten().filter_map(std::result::Result::ok) {
-                let name = format!("{}:{}", algorithm.name(), entry.file_name().to_string_lossy());
+            for path in list(&self.root.join("blobs").join(algorithm.name()))? {
+                let name = format!("{}:{}", algorithm.name(), name_of(&path));
                 if name.parse::<Digest>().is_ok_and(|digest| marks.blobs.contains(&digest)) {
                     continue;
                 }
+                let bytes = fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
+                fs::remove_file(&path).at("remove", &path)?;
                 reclaimed.blobs += 1;
-                reclaimed.bytes += entry.metadata().map_or(0, |metadata| metadata.len());
-                fs::remove_file(entry.path()).at("remove", entry.path())?;
+                reclaimed.bytes += bytes;
             }
         }
         Ok(())
     }
 
     fn sweep_layers(&self, marks: &Marks, reclaimed: &mut Reclaimed) -> Result<()> {
-        for folder in folders(&self.layers_dir()) {
-            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let id = name.split('.').next().unwrap_or_default();
-            if !marks.layers.contains(id) {
-                reclaimed.layers += 1;
+        for folder in folders(&self.layers_dir())? {
+            if !marks.layers.contains(name_of(&folder).split('.').next().unwrap_or_default()) {
                 self.discard(&folder)?;
+                reclaimed.layers += 1;
             }
         }
         Ok(())
@@ -134,14 +176,29 @@ impl Store {
 
     /// A record is worth keeping while its layer is in use.
     fn sweep_compressed(&self, marks: &Marks) -> Result<()> {
-        let dir = self.root.join("compressed");
-        for entry in fs::read_dir(&dir).at("read", &dir)?.filter_map(std::result::Result::ok) {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !marks.layers.contains(name.split('.').next().unwrap_or_default()) {
-                let _ = fs::remove_file(entry.path());
+        for path in list(&self.root.join("compressed"))? {
+            if !marks.layers.contains(name_of(&path).split('.').next().unwrap_or_default()) {
+                fs::remove_file(&path).at("remove", &path)?;
             }
         }
         Ok(())
+    }
+
+    /// Locks on single objects are taken under a pin only, so nobody holds one now.
+    fn sweep_locks(&self) -> Result<()> {
+        for path in list(&self.root.join("locks"))? {
+            fs::remove_file(&path).at("remove", &path)?;
+        }
+        Ok(())
+    }
+}
+
+/// `None` for a document that is missing or is not what its name says; other errors are no statement about it.
+fn unless_damaged(read: Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+    match read {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt | Kind::Limit) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -156,7 +213,21 @@ fn mark_chain(chain: &[DiffId], marks: &mut Marks) {
     }
 }
 
-fn folders(dir: &Path) -> Vec<std::path::PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().filter_map(std::result::Result::ok);
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+fn name_of(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
+}
+
+/// What lies in a folder; nothing where there is none.
+pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        result => result.at("read", dir)?,
+    };
+    entries.map(|entry| entry.map(|entry| entry.path()).at("read", dir)).collect()
+}
+
+/// The folders in a folder. What is removed meanwhile is none any more.
+fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
+    let is_folder = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    Ok(list(dir)?.into_iter().filter(is_folder).collect())
 }

@@ -15,6 +15,7 @@
 //! ```
 
 mod blob;
+mod durable;
 pub mod format;
 mod gc;
 mod image;
@@ -22,20 +23,20 @@ mod refs;
 mod temp;
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::fs::FlockOperation;
 
 pub use blob::{BlobLock, BlobWriter, layout_blob_path};
+pub(crate) use durable::Unsynced;
 pub use gc::Reclaimed;
 pub use image::{Found, Image};
 pub use temp::TempDir;
 
-use crate::digest::Digest;
 use crate::error::{Context, Error, Kind, Result};
 use crate::userns::Mapping;
 
@@ -44,37 +45,12 @@ use crate::userns::Mapping;
 pub struct Store {
     root: PathBuf,
     mapping: OnceLock<Mapping>,
+    witness: OnceLock<File>,
 }
 
 /// While it is held, `gc` removes nothing.
 #[derive(Debug)]
 pub struct Pin(#[expect(dead_code, reason = "held for its lock")] OwnedFd);
-
-/// An object to be marked until a sync.
-pub(crate) enum Unsynced {
-    /// A blob.
-    Blob(Digest),
-    /// A layer or shim, by its folder's name.
-    Layer(String),
-}
-
-impl Unsynced {
-    fn name(&self) -> String {
-        match self {
-            Self::Blob(digest) => format!("blob.{}.{}", digest.algorithm().name(), digest.hex()),
-            Self::Layer(key) => format!("layer.{key}"),
-        }
-    }
-
-    /// Where the object that `name` marks lies below the store's root.
-    fn place(name: &str) -> Option<PathBuf> {
-        match name.split_once('.')? {
-            ("blob", rest) => Some(Path::new("blobs").join(rest.replacen('.', "/", 1))),
-            ("layer", key) => Some(Path::new("layers").join(key)),
-            _ => None,
-        }
-    }
-}
 
 impl Store {
     /// Where the store of this user lies: `LAYERFS_STORE`, else `/var/lib/layerfs` for root, else
@@ -105,10 +81,12 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self> {
         let unwritable = |error: Error| error.hint("choose a folder you can write with --store or LAYERFS_STORE");
         let root = std::path::absolute(root).at("find", root)?;
-        let store = Self { root, mapping: OnceLock::new() };
+        let store = Self { root, mapping: OnceLock::new(), witness: OnceLock::new() };
         let version = store.root.join("layerfs-format");
         match fs::read_to_string(&version) {
             Ok(text) if text.trim().parse() == Ok(format::VERSION) => {}
+            // It is not synced when it is written, and so may be torn where the machine went down right after.
+            Ok(text) if text.trim_matches(['\0', '\n']).is_empty() => store.create().map_err(unwritable)?,
             Ok(text) => {
                 let path = store.root.display();
                 return Err(Error::new(
@@ -120,7 +98,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => store.create().map_err(unwritable)?,
             Err(error) => return Err(error).at("read", &version).map_err(unwritable),
         }
-        temp::sweep(&store.root.join("tmp"))?;
+        temp::sweep(&store.root.join("tmp"), FlockOperation::NonBlockingLockExclusive)?;
         store.distrust_other_boots()?;
         Ok(store)
     }
@@ -133,9 +111,7 @@ impl Store {
             fs::create_dir_all(&path).at("create", &path)?;
         }
         self.replace("oci-layout", format::OCI_LAYOUT.as_bytes())?;
-        if !self.root.join("index.json").exists() {
-            self.publish_index()?;
-        }
+        self.publish_index()?;
         self.replace("layerfs-format", format!("{}\n", format::VERSION).as_bytes())
     }
 
@@ -176,6 +152,7 @@ impl Store {
     /// # Errors
     /// The store cannot be written.
     pub fn new_temp_dir(&self) -> Result<TempDir> {
+        self.witness()?;
         TempDir::new(&self.root.join("tmp"))
     }
 
@@ -195,96 +172,21 @@ impl Store {
         fs::rename(&new, &path).at("write", &path)
     }
 
-    /// Renames an object that is complete to its name, marked as unsynced first. An object that is there already
-    /// stays: it is the same.
-    pub(crate) fn publish(&self, from: &Path, to: &Path, mark: &Unsynced) -> Result<()> {
-        if to.exists() {
-            return Ok(());
-        }
-        let marks = self.root.join("unsynced").join(boot_id()?);
-        let file = marks.join(mark.name());
-        if let Err(error) = fs::File::create(&file) {
-            if error.kind() != io::ErrorKind::NotFound {
-                return Err(error).at("create", &file);
-            }
-            fs::create_dir_all(&marks).at("create", &marks)?;
-            fs::File::create(&file).at("create", &file)?;
-        }
-        let renamed = fs::rename(from, to).or_else(|error| {
-            if error.kind() == io::ErrorKind::NotFound && from.exists() {
-                to.parent().map_or(Ok(()), fs::create_dir_all)?;
-                return fs::rename(from, to);
-            }
-            Err(error)
-        });
-        match renamed {
-            Err(_) if to.exists() => Ok(()),
-            result => result.at("store", to),
-        }
-    }
-
-    /// Syncs the file system and clears the marks of what was complete before.
-    pub(crate) fn sync(&self) -> Result<()> {
-        let marks = self.root.join("unsynced").join(boot_id()?);
-        let mut synced = Vec::new();
-        for entry in fs::read_dir(&marks).into_iter().flatten().filter_map(std::result::Result::ok) {
-            let name = entry.file_name();
-            // A mark without its object belongs to a rename still to come, which this sync does not cover.
-            if Unsynced::place(&name.to_string_lossy()).is_some_and(|place| self.root.join(place).exists()) {
-                synced.push(entry.path());
-            }
-        }
-        let root = crate::sys::fs::open_dir(&self.root).at("open", &self.root)?;
-        let readable = rustix::fs::openat(root.as_fd(), ".", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty())
-            .at("open", &self.root)?;
-        crate::sys::fs::sync_file_system(readable.as_fd()).at("sync", &self.root)?;
-        for mark in synced {
-            let _ = fs::remove_file(mark);
-        }
-        Ok(())
-    }
-
-    /// Throws away what an earlier boot left unsynced.
-    fn distrust_other_boots(&self) -> Result<()> {
-        let dir = self.root.join("unsynced");
-        let boot = boot_id()?;
-        for entry in fs::read_dir(&dir).at("read", &dir)?.filter_map(std::result::Result::ok) {
-            if entry.file_name().to_string_lossy() == boot {
-                continue;
-            }
-            for mark in fs::read_dir(entry.path()).into_iter().flatten().filter_map(std::result::Result::ok) {
-                if let Some(place) = Unsynced::place(&mark.file_name().to_string_lossy()) {
-                    self.discard(&self.root.join(place))?;
-                }
-            }
-            let _ = fs::remove_dir_all(entry.path());
-        }
-        Ok(())
-    }
-
-    /// Removes an object at once from view, then from the disk.
+    /// Removes an object at once from view, then from the disk. Needs no space, as a full disk has none.
     pub(crate) fn discard(&self, path: &Path) -> Result<()> {
-        let dir = self.new_temp_dir()?;
-        match fs::rename(path, dir.path().join("gone")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at("remove", path),
-            _ => Ok(()),
+        let gone = temp::unused_name(&self.root.join("tmp"));
+        match fs::rename(path, &gone) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            result => result.at("remove", path)?,
         }
+        temp::remove(&gone);
+        Ok(())
     }
-}
-
-/// Names this boot of the machine.
-fn boot_id() -> Result<String> {
-    static ID: OnceLock<String> = OnceLock::new();
-    if let Some(id) = ID.get() {
-        return Ok(id.clone());
-    }
-    let path = "/proc/sys/kernel/random/boot_id";
-    let id = fs::read_to_string(path).at("read", path)?.trim().to_owned();
-    Ok(ID.get_or_init(|| id).clone())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::durable::boot_id;
     use super::*;
     use crate::digest::DiffId;
     use crate::oci::{Descriptor, media_type};
@@ -316,16 +218,76 @@ mod tests {
     fn what_a_power_cut_may_have_torn_is_thrown_away() {
         let (_dir, store) = store();
         let torn = store.put_blob(b"torn").expect("stored");
+        fs::write(store.blob_path(&torn), "\0\0\0\0").expect("written");
+        let whole = store.put_blob(b"whole").expect("stored");
+        let layer = store.layers_dir().join("layer");
+        fs::create_dir_all(store.root().join("tmp/layer/fs")).expect("folders");
+        let mark = Unsynced::Layer("layer".to_owned());
+        store.publish(&store.root().join("tmp/layer"), &layer, &mark).expect("published");
         let marks = store.root().join("unsynced");
         fs::rename(marks.join(boot_id().expect("id")), marks.join("an-earlier-boot")).expect("renamed");
+        assert!(layer.exists());
         let store = Store::open(store.root()).expect("reopened");
-        assert!(!store.has_blob(&torn));
+        assert!(!store.has_blob(&torn) && store.has_blob(&whole) && !layer.exists());
+        assert!(!marks.join("an-earlier-boot").exists());
 
         let kept = store.put_blob(b"kept").expect("stored");
         let name = "localhost/x:1".parse().expect("a name");
         store.tag(&name, &Descriptor::new(media_type::OCI_MANIFEST, kept, 4)).expect("tagged");
         let boot = marks.join(boot_id().expect("id"));
         assert_eq!(fs::read_dir(boot).expect("marks").count(), 0, "a ref syncs what it names");
+    }
+
+    #[test]
+    fn a_torn_beginning_is_begun_again() {
+        let (_dir, store) = store();
+        fs::write(store.root().join("layerfs-format"), "").expect("written");
+        fs::write(store.root().join("oci-layout"), "").expect("written");
+        fs::write(store.root().join("index.json"), "").expect("written");
+        let store = Store::open(store.root()).expect("reopened");
+        let read = |name: &str| fs::read_to_string(store.root().join(name)).expect("read");
+        assert_eq!((read("layerfs-format").as_str(), read("oci-layout").as_str()), ("1\n", format::OCI_LAYOUT));
+        assert!(read("index.json").contains("schemaVersion"));
+    }
+
+    #[test]
+    fn a_blob_of_another_size_is_replaced_and_one_that_is_there_stays() {
+        let (_dir, store) = store();
+        let digest = store.put_blob(b"content").expect("stored");
+        let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(store.blob_path(&digest)).expect("there"));
+        let first = inode();
+        let mut second = store.blob_writer(None).expect("a writer");
+        second.write_all(b"content").expect("written");
+        second.commit().expect("stored");
+        assert_eq!(inode(), first, "it may be synced where the new one is not");
+        fs::write(store.blob_path(&digest), "cont").expect("written");
+        store.put_blob(b"content").expect("stored");
+        assert_eq!(store.blob_size(&digest), Some(7));
+    }
+
+    #[test]
+    fn gc_leaves_no_lock_and_no_mark_behind() {
+        let (_dir, store) = store();
+        let digest = store.put_blob(b"stray").expect("stored");
+        drop(store.lock_blob(&digest).expect("a lock"));
+        store.gc().expect("collected");
+        let count = |name: &str| fs::read_dir(store.root().join(name)).expect("a folder").count();
+        assert_eq!((count("locks"), count("tmp")), (0, 0));
+        assert_eq!(count(&format!("unsynced/{}", boot_id().expect("id"))), 0);
+        assert!(store.gc_unless_queued().expect("collected").is_some());
+        let queue = temp::lock(&store.root().join("gc-queue.lock"), FlockOperation::LockExclusive).expect("a lock");
+        assert!(store.gc_unless_queued().expect("left to the other").is_none());
+        drop(queue);
+    }
+
+    #[test]
+    fn gc_ends_where_it_cannot_read_what_would_keep_a_layer() {
+        let (_dir, store) = store();
+        let stray = store.put_blob(b"stray").expect("stored");
+        // A folder under a record's name: reading it fails, which says nothing about what the record keeps.
+        fs::create_dir_all(store.containers_dir().join("one/config.json")).expect("folders");
+        assert_eq!(store.gc().expect_err("refused").kind(), Kind::System);
+        assert!(store.has_blob(&stray));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Names: the truth about which images there are, and the index that others read.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 
 use rustix::fs::FlockOperation;
 
@@ -56,8 +56,9 @@ impl Store {
         }
         let dir = self.new_temp_dir()?;
         let (new, path) = (dir.path().join("ref"), self.ref_path(name));
-        fs::write(&new, crate::oci::canonical_json(target)).at("write", &new)?;
-        self.sync()?;
+        let mut file = File::create_new(&new).at("create", &new)?;
+        file.write_all(&crate::oci::canonical_json(target)).at("write", &new)?;
+        self.sync(&file)?;
         fs::rename(&new, &path).at("write", &path)
     }
 
@@ -99,7 +100,8 @@ impl Store {
         let path = self.root.join("compressed").join(compressed_name(diff_id, media_type));
         match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            result => Ok(Some(serde_json::from_slice(&result.at("read", &path)?).at("read", &path)?)),
+            // It is not synced when it is written; a torn one is made anew.
+            result => Ok(serde_json::from_slice(&result.at("read", &path)?).ok()),
         }
     }
 

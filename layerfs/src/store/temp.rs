@@ -21,18 +21,15 @@ pub struct TempDir {
 impl TempDir {
     /// A new folder in `parent`.
     pub(super) fn new(parent: &Path) -> Result<Self> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
         // A sweeper holds this lock exclusively; so no folder is seen between its birth and its own lock.
         let gate = lock(&gate(parent), FlockOperation::LockShared)?;
         loop {
-            let n = COUNTER.fetch_add(1, Ordering::Relaxed);
-            let nanos = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_nsec;
-            let path = parent.join(format!("{}-{n}-{nanos:x}", std::process::id()));
+            let path = unused_name(parent);
             match fs::create_dir(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error).at("create", &path),
                 Ok(()) => {
-                    let own = lock_dir(&path)?;
+                    let own = lock_dir(&path, FlockOperation::LockExclusive)?;
                     drop(gate);
                     return Ok(Self { path, _lock: own });
                 }
@@ -48,29 +45,65 @@ impl TempDir {
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        // What cannot be removed now is swept by a later process.
-        let _ = fs::remove_dir_all(&self.path);
+        remove(&self.path);
     }
 }
 
-/// Removes the folders of `parent` whose owners are dead.
-pub(super) fn sweep(parent: &Path) -> Result<()> {
-    if fs::read_dir(parent).at("read", parent)?.next().is_none() {
-        return Ok(());
+/// A name in `parent` that nothing has, as far as one can tell without making it.
+pub(super) fn unused_name(parent: &Path) -> PathBuf {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    parent.join(format!("{}-{n}-{:x}{:08x}", std::process::id(), now.tv_sec, now.tv_nsec))
+}
+
+/// Removes a file or a folder with all in it. What cannot be removed now is swept by a later process.
+pub(super) fn remove(path: &Path) {
+    let removed = fs::remove_dir_all(path);
+    if removed.is_err_and(|error| error.kind() == io::ErrorKind::NotADirectory) {
+        let _ = fs::remove_file(path);
     }
-    // Another process that is just giving birth is no reason to wait: it sweeps, or somebody later does.
-    let Ok(_gate) = lock(&gate(parent), FlockOperation::NonBlockingLockExclusive) else {
-        return Ok(());
-    };
-    for entry in fs::read_dir(parent).at("read", parent)?.filter_map(std::result::Result::ok) {
-        let path = entry.path();
-        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            let _ = fs::remove_file(&path);
-        } else if try_lock_dir(&path).is_ok() {
-            let _ = fs::remove_dir_all(&path);
+}
+
+/// How many folders of dead owners are taken at once: each costs a descriptor.
+const BATCH: usize = 128;
+
+/// Removes what lies in `parent` and whose owner is dead. With an operation that does not wait, another process that
+/// is just giving birth is reason enough to leave it to somebody later.
+pub(super) fn sweep(parent: &Path, gate_operation: FlockOperation) -> Result<()> {
+    loop {
+        if fs::read_dir(parent).at("read", parent)?.next().is_none() {
+            return Ok(());
+        }
+        let Ok(born_none) = lock(&gate(parent), gate_operation) else { return Ok(()) };
+        let dead = dead(parent)?;
+        // Their locks are ours now: births need not wait until they are removed, and nobody else removes them.
+        drop(born_none);
+        for (path, _) in &dead {
+            remove(path);
+        }
+        // What cannot be removed under this user's id maps stays: it is no reason to try again.
+        if dead.len() < BATCH || dead.iter().all(|(path, _)| path.exists()) {
+            return Ok(());
         }
     }
-    Ok(())
+}
+
+/// Up to [`BATCH`] things without a living owner, locked where they are folders.
+fn dead(parent: &Path) -> Result<Vec<(PathBuf, Option<OwnedFd>)>> {
+    let mut dead = Vec::new();
+    for entry in fs::read_dir(parent).at("read", parent)?.filter_map(std::result::Result::ok) {
+        let path = entry.path();
+        if dead.len() == BATCH {
+            break;
+        }
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            dead.push((path, None));
+        } else if let Ok(lock) = lock_dir(&path, FlockOperation::NonBlockingLockExclusive) {
+            dead.push((path, Some(lock)));
+        }
+    }
+    Ok(dead)
 }
 
 /// The lock that is held while a folder is born or swept.
@@ -78,28 +111,27 @@ fn gate(parent: &Path) -> PathBuf {
     parent.with_extension("lock")
 }
 
-fn lock_dir(path: &Path) -> Result<OwnedFd> {
-    let fd =
-        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at("open", path)?;
-    rustix::fs::flock(&fd, FlockOperation::LockExclusive).at("lock", path)?;
-    Ok(fd)
-}
-
-fn try_lock_dir(path: &Path) -> Result<OwnedFd> {
-    let fd =
-        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at("open", path)?;
-    rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).at("lock", path)?;
+/// Locks a folder itself.
+pub(super) fn lock_dir(path: &Path, operation: FlockOperation) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::empty()).at("open", path)?;
+    flock(&fd, operation).at("lock", path)?;
     Ok(fd)
 }
 
 /// Opens (making it) and locks a file, waiting for the lock where the operation does.
 pub(super) fn lock(path: &Path, operation: FlockOperation) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).at("open", path)?;
     loop {
-        match rustix::fs::flock(&fd, operation) {
-            Err(rustix::io::Errno::INTR) => {}
-            result => return result.at("lock", path).map(|()| fd),
+        let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).at("open", path)?;
+        flock(&fd, operation).at("lock", path)?;
+        // A collection removes lock files: one that has no name any more excludes nobody.
+        if rustix::fs::fstat(&fd).at("look at", path)?.st_nlink > 0 {
+            return Ok(fd);
         }
     }
+}
+
+fn flock(fd: &OwnedFd, operation: FlockOperation) -> rustix::io::Result<()> {
+    rustix::io::retry_on_intr(|| rustix::fs::flock(fd, operation))
 }
