@@ -1,30 +1,65 @@
-//! Control groups: what a container may use, and a way to kill all of it.
+//! Control groups: what a container may use, what it uses, and a way to stop or kill all of it.
 //!
 //! [`plan`] looks at the machine and says what will be done, before anything starts: a limit that cannot be applied
 //! is an error there, with the controller and the fix. The launcher carries the plan out, [`Cgroup::destroy`] takes it
 //! back. Where nothing is limited and no cgroup may be written, the plan is empty and the container starts all the same.
 //!
 //! All three worlds are served: cgroup v1, v2, and both at once. No systemd and no D-Bus are needed: the cgroup this
-//! process is in, or one above it that was delegated, is where containers go.
+//! process is in, or one above it that was delegated, is where containers go. Where an engine leaves its cgroups to
+//! systemd, [`Request::unit`] has the same folders made by way of a transient scope.
 
+mod dbus;
 mod delegation;
 mod device_filter;
+mod freezer;
 pub(crate) mod hierarchy;
+mod oom;
+mod remove;
 mod settings;
+mod stats;
+mod systemd;
+mod update;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
 use oci_spec::runtime::LinuxResources;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use delegation::Needs;
 use hierarchy::{Hierarchy, Version};
 use settings::{Group, Setting};
+
+pub use oom::OomWatch;
+pub use stats::Stats;
+pub use systemd::Unit;
+
+/// What a container asks for.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// Its limits.
+    pub resources: Option<&'a LinuxResources>,
+    /// A path below the cgroup that is found suitable; an absolute one is a path below the root of each hierarchy, as
+    /// `linux.cgroupsPath`. Not looked at where there is a unit.
+    pub name: &'a Path,
+    /// Where it gets folders.
+    pub presence: Presence,
+    /// The scope that systemd is to make.
+    pub unit: Option<Unit>,
+}
+
+/// In which hierarchies a container gets a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Where something is limited, and on v2 for a handle to kill by.
+    Limited,
+    /// In each that may be written, so that all is counted and the container can be paused on v1, too.
+    Everywhere,
+}
 
 /// What will be done.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +67,7 @@ pub struct Plan {
     folders: Vec<Folder>,
     /// A cgroup whose processes move into a folder of their own, so that it may have folders with controllers.
     evacuate: Option<PathBuf>,
+    unit: Option<(Unit, Vec<systemd::Property>)>,
     notes: Vec<String>,
 }
 
@@ -39,88 +75,104 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 struct Folder {
     version: Version,
+    /// v1: what the hierarchy controls, or its name.
+    controllers: Vec<String>,
     path: PathBuf,
-    /// v2: controllers to hand down along the way, in each folder above that does not yet.
-    enable: Vec<(PathBuf, Vec<String>)>,
-    /// v1 cpuset: processes and memory nodes come from above before anything can join.
-    inherits_cpuset: bool,
+    /// v2: controllers to hand down along the way.
+    steps: Vec<delegation::Step>,
     settings: Vec<Setting>,
     device_filter: Option<Vec<u64>>,
 }
 
-/// Decides where a container's cgroup goes and what is written there.
+/// Decides where a container's cgroup goes and what is written there: [`plan_for`], with folders only where something
+/// is limited.
 ///
-/// `name` is a path below the cgroup that is found suitable; an absolute one is a path below the root of each
-/// hierarchy, as `linux.cgroupsPath`.
+/// # Errors
+/// Those of [`plan_for`].
+pub fn plan(resources: Option<&LinuxResources>, name: &Path) -> Result<Plan> {
+    plan_for(&Request { resources, name, presence: Presence::Limited, unit: None })
+}
+
+/// Decides where a container's cgroup goes and what is written there.
 ///
 /// # Errors
 /// A limit cannot be applied: [`Kind::Unsupported`], naming the controller, with the fix as the hint. A value makes no
 /// sense: [`Kind::Invalid`].
-pub fn plan(resources: Option<&LinuxResources>, name: &Path) -> Result<Plan> {
-    plan_on(&hierarchy::probe()?, resources, name, layerfs::userns::Mapping::current()?.is_host())
+pub fn plan_for(request: &Request<'_>) -> Result<Plan> {
+    let resources = request.resources.map(settings::without_zeros);
+    let request = Request { resources: resources.as_ref(), ..request.clone() };
+    plan_on(&hierarchy::probe()?, &request, layerfs::userns::Mapping::current()?.is_host())
 }
 
-fn plan_on(
-    hierarchies: &[Hierarchy],
-    resources: Option<&LinuxResources>,
-    name: &Path,
-    real_root: bool,
-) -> Result<Plan> {
+fn plan_on(hierarchies: &[Hierarchy], request: &Request<'_>, real_root: bool) -> Result<Plan> {
     let mut plan = Plan::default();
     let unified = hierarchies.iter().find(|h| h.version == Version::V2);
-    let mut unified_settings = Vec::new();
-    let mut unified_groups = Vec::new();
-    for group in Group::ALL {
-        let Some(resources) = resources.filter(|resources| group.is_limited(resources)) else { continue };
-        // Device nodes cannot be made in a user namespace, and rules about them cannot be set from there either.
-        if group == Group::Devices && !real_root {
-            continue;
-        }
-        let v1 = hierarchies.iter().find(|h| h.controllers.iter().any(|name| name == group.v1_name()));
-        if let Some(hierarchy) = v1 {
-            let settings = settings::v1(group, resources)?;
-            match folder_on_v1(hierarchy, group, name, settings) {
-                Ok(folder) => plan.folders.push(folder),
-                // Rules about devices are the engine's wish, not the user's: without them a container still starts.
-                Err(error) if group == Group::Devices => plan.notes.push(error.chain()),
-                Err(error) => return Err(error),
-            }
-        } else if let Some(unified) = unified.filter(|unified| delegation::offers(unified, group)) {
-            unified_groups.push(group);
-            unified_settings.extend(settings::v2(group, resources, &unified.own)?);
-        } else if group != Group::Devices {
-            return Err(not_there(group, unified.is_some()));
+    let mut limited: Vec<Group> = Group::ALL.into_iter().filter(|group| group.is_limited(request.resources)).collect();
+    // Device nodes cannot be made in a user namespace, and rules about them cannot be set from there either.
+    limited.retain(|group| *group != Group::Devices || real_root);
+    for hierarchy in hierarchies.iter().filter(|hierarchy| hierarchy.version == Version::V1) {
+        let (here, elsewhere) = limited.into_iter().partition(|group| hierarchy.controls(group.v1_name()));
+        limited = elsewhere;
+        if let Some(folder) = on_v1(hierarchy, request, &here, &mut plan.notes)? {
+            plan.folders.push(folder);
         }
     }
-    if let Some(unified) = unified {
-        let devices = resources.filter(|_| real_root && unified_groups.contains(&Group::Devices));
-        let filter = devices.map(|resources| device_filter::compile(&settings::device_rules(resources))).transpose()?;
-        match delegation::choose(unified, name, &unified_groups, real_root) {
-            Ok(choice) => {
-                plan.evacuate = choice.evacuate;
-                plan.folders.push(Folder {
-                    version: Version::V2,
-                    path: choice.path,
-                    enable: choice.enable,
-                    inherits_cpuset: false,
-                    settings: unified_settings,
-                    device_filter: filter,
-                });
-            }
-            // Nothing is asked of it: it would only have been a handle to kill by.
-            Err(_) if unified_groups.is_empty() => {}
-            Err(error) => return Err(error),
-        }
+    if let Some(group) =
+        limited.iter().find(|group| !unified.is_some_and(|unified| delegation::offers(unified, **group)))
+        && *group != Group::Devices
+    {
+        return Err(not_there(*group, unified.is_some()));
+    }
+    if let Some(unified) = unified
+        && let Some(folder) = on_v2(unified, request, &limited, real_root, &mut plan.evacuate)?
+    {
+        plan.folders.push(folder);
+    }
+    if let Some(unit) = &request.unit {
+        let properties = systemd::properties(request.resources, hierarchy::is_unified(hierarchies))?;
+        plan.unit = Some((unit.clone(), properties));
     }
     Ok(plan)
 }
 
-fn folder_on_v1(hierarchy: &Hierarchy, group: Group, name: &Path, settings: Vec<Setting>) -> Result<Folder> {
-    let base = if name.is_absolute() { &hierarchy.mount } else { &hierarchy.own };
-    let path = base.join(name.strip_prefix("/").unwrap_or(name));
+fn on_v1(
+    hierarchy: &Hierarchy,
+    request: &Request<'_>,
+    groups: &[Group],
+    notes: &mut Vec<String>,
+) -> Result<Option<Folder>> {
+    let named = request.unit.as_ref().map_or_else(|| request.name.to_owned(), |unit| unit.folder());
+    let base = if named.is_absolute() { &hierarchy.mount } else { &hierarchy.own };
+    let path = base.join(named.strip_prefix("/").unwrap_or(&named));
     // The closest folder that is there already is where the first new one is made.
     let existing = path.ancestors().find(|folder| folder.is_dir()).unwrap_or(base);
-    if rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).is_err() {
+    let writable = rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).is_ok();
+    let mut folder = Folder {
+        version: Version::V1,
+        controllers: hierarchy.controllers.clone(),
+        path: path.clone(),
+        steps: Vec::new(),
+        settings: Vec::new(),
+        device_filter: None,
+    };
+    let mut wanted = request.presence == Presence::Everywhere && writable;
+    for group in groups {
+        let settings = settings::v1(*group, request.resources)?;
+        match possible_on_v1(existing, writable, *group, &settings, existing == hierarchy.mount) {
+            Ok(()) => {
+                folder.settings.extend(settings);
+                wanted = true;
+            }
+            // Rules about devices are the engine's wish, not the user's: without them a container still starts.
+            Err(error) if *group == Group::Devices => notes.push(error.chain()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(wanted.then_some(folder))
+}
+
+fn possible_on_v1(existing: &Path, writable: bool, group: Group, settings: &[Setting], is_top: bool) -> Result<()> {
+    if !writable {
         let sentence = format!("{} cannot be limited: `{}` is not writable", group.subject(), existing.display());
         return Err(Error::new(
             Kind::Unsupported,
@@ -130,20 +182,46 @@ fn folder_on_v1(hierarchy: &Hierarchy, group: Group, name: &Path, settings: Vec<
             "cgroup v1 is root's: run as root, leave the limit out, or boot with systemd.unified_cgroup_hierarchy=1",
         ));
     }
-    for setting in &settings {
-        // A file that the kernel was built without shows in the folder above already.
-        if !setting.optional && !existing.join(&setting.file).exists() && existing != hierarchy.mount {
-            return Err(settings::missing_file(group, setting));
-        }
+    // A file that the kernel was built without shows in the folder above already.
+    match settings.iter().find(|setting| !setting.optional && !existing.join(&setting.file).exists() && !is_top) {
+        Some(setting) => Err(settings::missing_file(group, setting)),
+        None => Ok(()),
     }
-    Ok(Folder {
-        version: Version::V1,
-        path,
-        enable: Vec::new(),
-        inherits_cpuset: hierarchy.controllers.iter().any(|name| name == "cpuset"),
-        settings,
-        device_filter: None,
-    })
+}
+
+fn on_v2(
+    unified: &Hierarchy,
+    request: &Request<'_>,
+    groups: &[Group],
+    real_root: bool,
+    evacuate: &mut Option<PathBuf>,
+) -> Result<Option<Folder>> {
+    let resources = request.resources;
+    let mut settings = Vec::new();
+    for group in groups {
+        settings.extend(settings::v2(*group, resources, &unified.own)?);
+    }
+    let rules = resources.filter(|_| real_root && groups.contains(&Group::Devices));
+    let device_filter = rules.map(|rules| device_filter::compile(&settings::device_rules(rules))).transpose()?;
+    let folder =
+        |path, steps| Folder { version: Version::V2, controllers: Vec::new(), path, steps, settings, device_filter };
+    if let Some(unit) = &request.unit {
+        // systemd hands controllers down to what it delegates.
+        return Ok(Some(folder(
+            unit.base(unified).join(unit.folder().strip_prefix("/").unwrap_or(Path::new(""))),
+            Vec::new(),
+        )));
+    }
+    let needs = Needs::of(unified, groups, resources, request.presence)?;
+    match delegation::choose(unified, request.name, &needs, real_root) {
+        Ok(choice) => {
+            *evacuate = choice.evacuate;
+            Ok(Some(folder(choice.path, choice.steps)))
+        }
+        // Nothing is asked of it: it would only have been a handle to kill by.
+        Err(_) if groups.is_empty() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn not_there(group: Group, unified: bool) -> Error {
@@ -153,6 +231,7 @@ fn not_there(group: Group, unified: bool) -> Error {
         format!("{} cannot be limited: the cgroup controller `{name}` is not available", group.subject()),
     );
     match group {
+        Group::Unified => error.hint("files of cgroup v2 need a machine where v2 has the controllers"),
         Group::Memory => error.hint("boot with cgroup_enable=memory, or leave the limit out"),
         _ => error.hint(format!("mount it below {}, or leave the limit out", hierarchy::MOUNT_ROOT)),
     }
@@ -161,7 +240,7 @@ fn not_there(group: Group, unified: bool) -> Error {
 impl Plan {
     /// No cgroup at all.
     pub const fn none() -> Self {
-        Self { folders: Vec::new(), evacuate: None, notes: Vec::new() }
+        Self { folders: Vec::new(), evacuate: None, unit: None, notes: Vec::new() }
     }
 
     /// What the user should know about what will not be done.
@@ -172,16 +251,16 @@ impl Plan {
     /// What [`crate::launch::create`] will make of it: to be written down first, so that whoever comes after a crash
     /// knows what to remove.
     pub fn cgroup(&self) -> Cgroup {
-        let counter = |folder: &Folder| {
-            let limits_memory = folder.settings.iter().any(|setting| setting.file.starts_with("memory."));
-            let file = if folder.version == Version::V1 { "memory.oom_control" } else { "memory.events" };
-            limits_memory.then(|| folder.path.join(file))
-        };
-        Cgroup {
-            folders: self.folders.iter().map(|folder| folder.path.clone()).collect(),
-            unified: self.folders.iter().find(|folder| folder.version == Version::V2).map(|folder| folder.path.clone()),
-            oom_counter: self.folders.iter().find_map(counter),
+        let mut cgroup = Cgroup { unit: self.unit.as_ref().map(|(unit, _)| unit.clone()), ..Cgroup::none() };
+        for folder in &self.folders {
+            match folder.version {
+                Version::V2 => cgroup.v2 = Some(folder.path.clone()),
+                Version::V1 => {
+                    cgroup.v1.extend(folder.controllers.iter().map(|name| (name.clone(), folder.path.clone())));
+                }
+            }
         }
+        cgroup
     }
 
     /// Makes the folders, writes the limits, opens what the container joins by. What was made goes again where a
@@ -191,7 +270,14 @@ impl Plan {
             delegation::evacuate(full)?;
         }
         let cgroup = self.cgroup();
-        match self.folders.iter().try_fold(Placement::default(), |placement, folder| folder.make(placement)) {
+        let made = (|| {
+            let mut placement = Placement::default();
+            if let Some((unit, properties)) = &self.unit {
+                placement.placeholder = Some(systemd::start(unit, properties)?);
+            }
+            self.folders.iter().try_fold(placement, |placement, folder| folder.make(placement))
+        })();
+        match made {
             Ok(placement) => Ok((cgroup, placement)),
             Err(error) => {
                 // The first error is the one to tell.
@@ -204,21 +290,19 @@ impl Plan {
 
 impl Folder {
     fn make(&self, mut placement: Placement) -> Result<Placement> {
-        for (folder, controllers) in &self.enable {
-            fs::create_dir_all(folder).at("make the cgroup", folder)?;
-            delegation::hand_down(folder, controllers)?;
+        for step in &self.steps {
+            step.take()?;
         }
-        match self.inherits_cpuset {
+        match self.controllers.iter().any(|name| name == "cpuset") {
             true => make_with_cpuset(&self.path)?,
             false => fs::create_dir_all(&self.path).at("make the cgroup", &self.path)?,
         }
-        for setting in &self.settings {
-            setting.write(&self.path)?;
+        if self.version == Version::V2 {
+            delegation::check_type(&self.path)?;
         }
+        settings::write_all(&self.path, &self.settings)?;
         match self.version {
-            Version::V1 => {
-                placement.v1.push(open_tasks(&self.path)?);
-            }
+            Version::V1 => placement.v1.push(open_tasks(&self.path)?),
             Version::V2 => {
                 let fd = layerfs::sys::fs::open_dir(&self.path).at("open", &self.path)?;
                 if let Some(program) = &self.device_filter {
@@ -266,141 +350,82 @@ pub(crate) struct Placement {
     pub(crate) v2: Option<OwnedFd>,
     /// `tasks` files of v1, to write 0 to.
     pub(crate) v1: Vec<OwnedFd>,
+    /// Keeps systemd's scope alive until the container is in it.
+    placeholder: Option<systemd::Placeholder>,
 }
 
 /// A container's cgroup: the folders it has. It can be written down and read again, for a later process to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Cgroup {
-    folders: Vec<PathBuf>,
-    unified: Option<PathBuf>,
-    oom_counter: Option<PathBuf>,
+    /// By controller, or by the hierarchy's name where it has none. Controllers may share a folder.
+    v1: BTreeMap<String, PathBuf>,
+    v2: Option<PathBuf>,
+    unit: Option<Unit>,
 }
 
 impl Cgroup {
     /// No cgroup.
     pub const fn none() -> Self {
-        Self { folders: Vec::new(), unified: None, oom_counter: None }
+        Self { v1: BTreeMap::new(), v2: None, unit: None }
     }
 
-    /// Its folders, one for each hierarchy it has something in.
-    pub fn folders(&self) -> &[PathBuf] {
-        &self.folders
+    /// Its folders, one for each hierarchy it has something in; that of v2 comes last.
+    pub fn folders(&self) -> Vec<&Path> {
+        let mut folders: Vec<&Path> = self.v1.values().chain(&self.v2).map(PathBuf::as_path).collect();
+        folders.dedup();
+        folders
     }
 
-    /// Opens what another process joins it by.
-    pub(crate) fn open(&self) -> Result<Placement> {
+    /// The folder where a controller of v1 is, and its name on v2 where that has it: which file to read or write.
+    fn controller(&self, v1: &str, v2: &str) -> Option<Controlled<'_>> {
+        if let Some(folder) = self.v1.get(v1) {
+            return Some(Controlled { version: Version::V1, folder });
+        }
+        let folder = self.v2.as_deref()?;
+        let has = fs::read_to_string(folder.join("cgroup.controllers"))
+            .is_ok_and(|names| names.split_whitespace().any(|name| name == v2));
+        has.then_some(Controlled { version: Version::V2, folder })
+    }
+
+    /// Opens what another process joins it by: the container's own folders, or folders `below` those. Where nobody can
+    /// join its own folder it is that of its process `pid`.
+    pub(crate) fn open(&self, below: &Path, pid: Option<i32>) -> Result<Placement> {
         let mut placement = Placement::default();
-        for folder in &self.folders {
-            if self.unified.as_ref() == Some(folder) {
-                placement.v2 = Some(layerfs::sys::fs::open_dir(folder).at("open the cgroup", folder)?);
-            } else {
-                placement.v1.push(open_tasks(folder)?);
-            }
+        for folder in self.v1.values().collect::<BTreeSet<_>>() {
+            placement.v1.push(open_tasks(&folder.join(below))?);
+        }
+        if let Some(folder) = &self.v2 {
+            let inner = if below.as_os_str().is_empty() { pid.and_then(|pid| self.inner_folder(pid)) } else { None };
+            let folder = folder.join(inner.as_deref().unwrap_or(below));
+            placement.v2 = Some(layerfs::sys::fs::open_dir(&folder).at("open the cgroup", &folder)?);
         }
         Ok(placement)
     }
 
-    /// Whether the kernel killed something in it for want of memory.
-    pub fn oom_killed(&self) -> bool {
-        let Some(text) = self.oom_counter.as_ref().and_then(|path| fs::read_to_string(path).ok()) else { return false };
-        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        count.is_some_and(|count| count.trim() != "0")
-    }
-
-    /// Kills what is left in it and removes it.
+    /// The folder below its own on v2 that a process of it is in, where nobody can be in its own.
     ///
-    /// # Errors
-    /// A folder could not be removed; all others are, first.
-    pub fn destroy(&self) -> Result<()> {
-        let mut first = Ok(());
-        for folder in &self.folders {
-            let removed = self.remove(folder);
-            first = first.and(removed);
+    /// A container that hands controllers down has no process in its own folder any more, and nobody can join that.
+    fn inner_folder(&self, pid: i32) -> Option<PathBuf> {
+        let folder = self.v2.as_ref()?;
+        let control = fs::read_to_string(folder.join("cgroup.subtree_control")).ok()?;
+        if control.trim().is_empty() {
+            return None;
         }
-        first
-    }
-
-    fn remove(&self, folder: &Path) -> Result<()> {
-        match remove_tree(folder) {
-            Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {}
-            removed => return removed.at("remove the cgroup", folder),
-        }
-        // Something lives in it: what was not in a pid namespace that ended.
-        if self.unified.as_deref() == Some(folder) {
-            kill_unified(folder)?;
-        } else {
-            kill_each(folder)?;
-        }
-        remove_tree(folder).at("remove the cgroup", folder)
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+        // The mount's root may lie above or below what the path counts from, so the container's own name anchors it.
+        let own = folder.file_name()?;
+        let mut parts = Path::new(path).iter().skip_while(|part| *part != own);
+        parts.next()?;
+        Some(parts.collect())
     }
 }
 
-/// Removes a cgroup and those that the container made in it.
-fn remove_tree(folder: &Path) -> std::io::Result<()> {
-    match fs::remove_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
-            for entry in fs::read_dir(folder)?.flatten().filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())) {
-                remove_tree(&entry.path())?;
-            }
-            fs::remove_dir(folder)
-        }
-        removed => removed,
-    }
-}
-
-/// Longest wait for killed processes to leave, in seconds. One that hangs in the kernel cannot be waited for.
-const LEAVE_SECONDS: i64 = 10;
-
-/// Kills by `cgroup.kill` (Linux 5.14) and waits until the kernel says that nobody is left.
-fn kill_unified(folder: &Path) -> Result<()> {
-    let events = folder.join("cgroup.events");
-    let file = File::open(&events).at("open", &events)?;
-    if fs::write(folder.join("cgroup.kill"), "1").is_err() {
-        return kill_each(folder);
-    }
-    let limit = Timespec { tv_sec: LEAVE_SECONDS, tv_nsec: 0 };
-    while fs::read_to_string(&events).is_ok_and(|text| text.contains("populated 1")) {
-        // A change of the file is told as urgent data (Documentation/admin-guide/cgroup-v2.rst, "cgroup.events").
-        let mut fds = [PollFd::new(&file, PollFlags::PRI)];
-        match poll(&mut fds, Some(&limit)) {
-            Err(Errno::INTR) => {}
-            Ok(0) => return Err(Error::new(Kind::System, format!("processes in `{}` do not die", folder.display()))),
-            polled => drop(polled.at("wait for", &events)?),
-        }
-    }
-    Ok(())
-}
-
-/// Kills process after process, and waits for each by its descriptor, until a listing is empty.
-fn kill_each(folder: &Path) -> Result<()> {
-    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-    let limit = Timespec { tv_sec: LEAVE_SECONDS, tv_nsec: 0 };
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let listing = folder.join("cgroup.procs");
-        loop {
-            let text = fs::read_to_string(&listing).at("read", &listing)?;
-            let pids = text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?));
-            let pidfds: Vec<OwnedFd> = pids.filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).collect();
-            if pidfds.is_empty() {
-                break;
-            }
-            for pidfd in &pidfds {
-                let _ = pidfd_send_signal(pidfd, Signal::KILL);
-            }
-            for pidfd in &pidfds {
-                let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-                if matches!(poll(&mut fds, Some(&limit)), Ok(0)) {
-                    let folder = folder.display();
-                    return Err(Error::new(Kind::System, format!("processes in `{folder}` do not die")));
-                }
-            }
-        }
-        let below = fs::read_dir(&folder).at("list", &folder)?.flatten();
-        folders.extend(below.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())).map(|entry| entry.path()));
-    }
-    Ok(())
+/// A controller's folder.
+struct Controlled<'a> {
+    version: Version,
+    folder: &'a Path,
 }
 
 /// Writes a value to a cgroup's file in one call, as the kernel wants it.

@@ -129,6 +129,7 @@ fn create(
         process: &process,
         seccomp: seccomp.as_ref(),
         cgroup: &container.record.cgroup,
+        cgroup_below: "".as_ref(),
         io,
         preserve_fds: options.preserve_fds,
         dies_with_parent,

@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::sys::container::hide_from_tracers;
@@ -31,6 +32,8 @@ pub struct Exec<'a> {
     pub seccomp: Option<&'a LinuxSeccomp>,
     /// The container's own cgroup.
     pub cgroup: &'a Cgroup,
+    /// A folder below that one to be in; empty for that one itself.
+    pub cgroup_below: &'a Path,
     /// Its streams.
     pub io: Io,
     /// How many descriptors from 3 on it inherits. They must be open.
@@ -48,11 +51,11 @@ pub fn exec(exec: Exec<'_>) -> Result<Created> {
 }
 
 fn join(exec: Exec<'_>) -> Result<Created> {
-    let Exec { container, process, seccomp, cgroup, io, preserve_fds, dies_with_parent } = exec;
+    let Exec { container, process, seccomp, cgroup, cgroup_below, io, preserve_fds, dies_with_parent } = exec;
     check_preserved(preserve_fds)?;
     let filter = seccomp.map(Filter::compile).transpose()?;
     let others = differing_namespaces(container)?;
-    let placement = cgroup.open()?;
+    let placement = cgroup.open(cgroup_below, sys::pid_of(container).context(|| "find the container's process")?)?;
     let (own_end, child_end) = channel::pair()?;
     let init = Init {
         process,

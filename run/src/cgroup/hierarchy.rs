@@ -34,6 +34,11 @@ impl Hierarchy {
         joined.strip_prefix("name=").map_or(joined.clone(), str::to_owned)
     }
 
+    /// Whether it controls this by v1's rules.
+    pub(crate) fn controls(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|name| name == controller)
+    }
+
     /// Whether v2 is all there is, mounted at the conventional place itself.
     pub(crate) fn is_unified(&self) -> bool {
         self.version == Version::V2 && self.mount == Path::new(MOUNT_ROOT)
@@ -45,6 +50,11 @@ impl Hierarchy {
 pub(crate) fn probe() -> Result<Vec<Hierarchy>> {
     let text = fs::read_to_string("/proc/self/cgroup").at("read", "/proc/self/cgroup")?;
     Ok(parse(&text).into_iter().filter_map(|membership| locate(Path::new(MOUNT_ROOT), &membership)).collect())
+}
+
+/// Whether v2 is all there is.
+pub(super) fn is_unified(hierarchies: &[Hierarchy]) -> bool {
+    hierarchies.iter().all(|hierarchy| hierarchy.version == Version::V2)
 }
 
 /// Whether swap can be limited: a question of how the kernel was built and booted, answered by any cgroup of the

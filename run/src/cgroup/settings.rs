@@ -85,7 +85,8 @@ impl Group {
     }
 
     /// Whether the Spec says anything about it.
-    pub(super) fn is_limited(self, resources: &LinuxResources) -> bool {
+    pub(super) fn is_limited(self, resources: Option<&LinuxResources>) -> bool {
+        let Some(resources) = resources else { return false };
         let cpu = resources.cpu().as_ref();
         let network = resources.network().as_ref();
         match self {
@@ -108,15 +109,47 @@ impl Group {
             }),
             Self::Cpuset => cpu.is_some_and(|cpu| is_set(cpu.cpus()) || is_set(cpu.mems())),
             Self::Pids => resources.pids().is_some(),
-            Self::Io => resources.block_io().is_some(),
+            Self::Io => !v1_io(resources).is_empty(),
             Self::HugeTlb => resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty()),
             Self::Rdma => resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty()),
             Self::NetworkClass => network.is_some_and(|network| network.class_id().is_some()),
-            Self::NetworkPriority => network.is_some_and(|network| network.priorities().is_some()),
+            Self::NetworkPriority => {
+                network.is_some_and(|network| network.priorities().iter().flatten().next().is_some())
+            }
             Self::Devices => resources.devices().as_ref().is_some_and(|rules| !rules.is_empty()),
             Self::Unified => resources.unified().as_ref().is_some_and(|unified| !unified.is_empty()),
         }
     }
+}
+
+/// The same without what engines write where they mean nothing: a limit of 0, and the swappiness of -1.
+pub(super) fn without_zeros(resources: &LinuxResources) -> LinuxResources {
+    fn said<T: Default + PartialEq>(value: Option<T>) -> Option<T> {
+        value.filter(|value| *value != T::default())
+    }
+    let mut resources = resources.clone();
+    if let Some(memory) = resources.memory_mut() {
+        let given = *memory;
+        memory
+            .set_limit(said(given.limit()))
+            .set_reservation(said(given.reservation()))
+            .set_swap(said(given.swap()))
+            .set_kernel_tcp(said(given.kernel_tcp()))
+            .set_swappiness(given.swappiness().filter(|value| *value != u64::MAX));
+    }
+    if let Some(cpu) = resources.cpu_mut() {
+        let given = cpu.clone();
+        cpu.set_shares(said(given.shares()))
+            .set_quota(said(given.quota()))
+            .set_period(said(given.period()))
+            .set_realtime_runtime(said(given.realtime_runtime()))
+            .set_realtime_period(said(given.realtime_period()));
+    }
+    if let Some(io) = resources.block_io_mut() {
+        let (weight, leaf) = (said(io.weight()), said(io.leaf_weight()));
+        io.set_weight(weight).set_leaf_weight(leaf);
+    }
+    resources
 }
 
 fn is_set(list: &Option<String>) -> bool {
@@ -141,9 +174,76 @@ impl Setting {
         let path = folder.join(&self.file);
         match write_value(&path, &self.value) {
             Err(error) if self.optional && error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            written => written.context(|| format!("write `{}` to `{}`", self.value, path.display())),
+            written => written
+                .context(|| format!("write `{}` to `{}`", self.value, path.display()))
+                .map_err(|error| self.explain(folder, error)),
         }
     }
+}
+
+impl Setting {
+    /// What the kernel's refusal most likely means.
+    fn explain(&self, folder: &Path, error: Error) -> Error {
+        use rustix::io::Errno;
+        let errno = error.errno().map(Errno::from_raw_os_error);
+        let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap_or_default().trim().to_owned();
+        match (errno, self.file.as_str()) {
+            (Some(Errno::BUSY), file) if file.starts_with("memory.") => {
+                let used = read("memory.usage_in_bytes");
+                error.hint(format!("the container uses {used} bytes, which cannot be taken away"))
+            }
+            (Some(Errno::INVAL | Errno::ACCESS | Errno::NOSPC | Errno::RANGE), "cpuset.cpus") => {
+                error.hint(format!("processors {} are to be had", allowed(folder, "cpuset.cpus")))
+            }
+            (Some(Errno::INVAL | Errno::ACCESS | Errno::NOSPC | Errno::RANGE), "cpuset.mems") => {
+                error.hint(format!("memory nodes {} are to be had", allowed(folder, "cpuset.mems")))
+            }
+            (Some(Errno::INVAL), "memory.memsw.limit_in_bytes") => {
+                error.hint("memory and swap together cannot be less than memory alone")
+            }
+            (Some(Errno::NODEV), file) if file.starts_with("blkio.") || file.starts_with("io.") => {
+                error.hint("there is no such block device, or it is a partition: limits are for whole devices")
+            }
+            _ => error,
+        }
+    }
+}
+
+/// What the cgroup above has.
+fn allowed(folder: &Path, file: &str) -> String {
+    let above = folder.parent().unwrap_or(folder);
+    let read = |name: String| std::fs::read_to_string(above.join(name)).ok();
+    let text = read(format!("{file}.effective")).or_else(|| read(file.to_owned()));
+    text.map_or_else(|| "of the cgroup above".to_owned(), |text| text.trim().to_owned())
+}
+
+/// Writes settings where the kernel takes them: some only after another, and which one depends on what is there now.
+pub(super) fn write_all(folder: &Path, settings: &[Setting]) -> Result<()> {
+    /// Each may not be less (or more) than the other, at any moment.
+    const PAIRS: [(&str, &str); 3] = [
+        ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+        ("cpu.cfs_period_us", "cpu.cfs_quota_us"),
+        ("cpu.rt_period_us", "cpu.rt_runtime_us"),
+    ];
+    let mut later: Vec<&Setting> = Vec::new();
+    for setting in settings {
+        let written = setting.write(folder);
+        let Some((_, partner)) = PAIRS.iter().find(|(first, _)| *first == setting.file) else {
+            written?;
+            continue;
+        };
+        match written {
+            Err(error) if settings.iter().any(|other| other.file == *partner) && is_invalid(&error) => {
+                later.push(setting)
+            }
+            written => written?,
+        }
+    }
+    later.into_iter().try_for_each(|setting| setting.write(folder))
+}
+
+fn is_invalid(error: &Error) -> bool {
+    error.errno() == Some(rustix::io::Errno::INVAL.raw_os_error())
 }
 
 /// The error for a file that the kernel does not have.
@@ -164,8 +264,9 @@ fn limit(value: i64) -> String {
 }
 
 /// What a group means in v1.
-pub(super) fn v1(group: Group, resources: &LinuxResources) -> Result<Vec<Setting>> {
+pub(super) fn v1(group: Group, resources: Option<&LinuxResources>) -> Result<Vec<Setting>> {
     let mut settings = Vec::new();
+    let Some(resources) = resources else { return Ok(settings) };
     let mut add = |file: &str, value: Option<String>| {
         settings.extend(value.map(|value| Setting::new(file, value)));
     };
@@ -224,15 +325,17 @@ pub(super) fn v1(group: Group, resources: &LinuxResources) -> Result<Vec<Setting
 }
 
 /// What a group means in v2. `own` is a folder of the hierarchy, to see which I/O scheduler's files there are.
-pub(super) fn v2(group: Group, resources: &LinuxResources, own: &Path) -> Result<Vec<Setting>> {
+pub(super) fn v2(group: Group, resources: Option<&LinuxResources>, own: &Path) -> Result<Vec<Setting>> {
     let mut settings = Vec::new();
+    let Some(resources) = resources else { return Ok(settings) };
     let mut add = |file: &str, value: Option<String>| {
         settings.extend(value.map(|value| Setting::new(file, value)));
     };
     match (group, resources.memory(), resources.cpu().as_ref()) {
         (Group::Memory, Some(memory), _) => {
-            add("memory.max", memory.limit().map(limit));
+            // The sum first: what is to be swapped out needs room there.
             add("memory.swap.max", v2_swap(memory.limit(), memory.swap())?);
+            add("memory.max", memory.limit().map(limit));
             add("memory.low", memory.reservation().map(limit));
             if memory.disable_oom_killer() == Some(true) {
                 return Err(Error::new(
@@ -302,7 +405,7 @@ fn same_in_both(group: Group, resources: &LinuxResources) -> Vec<Setting> {
 }
 
 /// The Spec's swap is memory and swap together, v2's is swap alone.
-fn v2_swap(memory: Option<i64>, swap: Option<i64>) -> Result<Option<String>> {
+pub(super) fn v2_swap(memory: Option<i64>, swap: Option<i64>) -> Result<Option<String>> {
     match (memory, swap) {
         (_, None) => Ok(None),
         (_, Some(-1)) => Ok(Some("max".to_owned())),
@@ -319,7 +422,7 @@ fn v2_swap(memory: Option<i64>, swap: Option<i64>) -> Result<Option<String>> {
 
 /// From v1's range of 2 to 262144 to v2's of 1 to 10000, so that the defaults of both, 1024 and 100, meet: the curve
 /// that runc and crun use (opencontainers/cgroups `ConvertCPUSharesToCgroupV2Value`).
-fn weight_of_shares(shares: u64) -> Option<u64> {
+pub(super) fn weight_of_shares(shares: u64) -> Option<u64> {
     match shares {
         0 => None,
         1..=2 => Some(1),
@@ -432,9 +535,4 @@ fn v1_device(rule: &LinuxDeviceCgroup) -> Setting {
         _ => return Setting::new(file, "a"),
     };
     Setting::new(file, format!("{kind} {}:{} {access}", number(rule.major()), number(rule.minor())))
-}
-
-#[cfg(test)]
-pub(super) fn weight(shares: u64) -> Option<u64> {
-    weight_of_shares(shares)
 }

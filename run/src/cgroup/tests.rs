@@ -4,6 +4,10 @@ fn resources(json: &str) -> LinuxResources {
     serde_json::from_str(json).expect("valid resources")
 }
 
+fn asked<'a>(resources: Option<&'a LinuxResources>, name: &'a str) -> Request<'a> {
+    Request { resources, name: Path::new(name), presence: Presence::Limited, unit: None }
+}
+
 fn lines(settings: Vec<Setting>) -> Vec<String> {
     settings.into_iter().map(|setting| format!("{}={}", setting.file, setting.value)).collect()
 }
@@ -18,9 +22,9 @@ fn resources_as_files_of_both_versions() {
     }"#;
     let resources = resources(json);
     let check = |group: Group, v1: &[&str], v2: &[&str]| {
-        assert!(group.is_limited(&resources), "{group:?}");
-        assert_eq!(lines(settings::v1(group, &resources).expect("valid")), v1);
-        assert_eq!(lines(settings::v2(group, &resources, Path::new("/")).expect("valid")), v2);
+        assert!(group.is_limited(Some(&resources)), "{group:?}");
+        assert_eq!(lines(settings::v1(group, Some(&resources)).expect("valid")), v1);
+        assert_eq!(lines(settings::v2(group, Some(&resources), Path::new("/")).expect("valid")), v2);
     };
     check(
         Group::Memory,
@@ -29,7 +33,7 @@ fn resources_as_files_of_both_versions() {
             "memory.memsw.limit_in_bytes=134217728",
             "memory.soft_limit_in_bytes=1048576",
         ],
-        &["memory.max=67108864", "memory.swap.max=67108864", "memory.low=1048576"],
+        &["memory.swap.max=67108864", "memory.max=67108864", "memory.low=1048576"],
     );
     check(
         Group::Cpu,
@@ -38,7 +42,7 @@ fn resources_as_files_of_both_versions() {
     );
     check(Group::Cpuset, &["cpuset.cpus=0-1"], &["cpuset.cpus=0-1"]);
     check(Group::Pids, &["pids.max=100"], &["pids.max=100"]);
-    let devices = lines(settings::v1(Group::Devices, &resources).expect("valid"));
+    let devices = lines(settings::v1(Group::Devices, Some(&resources)).expect("valid"));
     assert_eq!(
         devices[..4],
         ["devices.deny=a", "devices.allow=c 1:* r", "devices.allow=c *:* m", "devices.allow=b *:* m"]
@@ -50,21 +54,21 @@ fn shares_meet_weights_at_their_ends_and_defaults() {
     for (shares, weight) in
         [(0, None), (2, Some(1)), (1024, Some(100)), (262_144, Some(10_000)), (1 << 40, Some(10_000))]
     {
-        assert_eq!(settings::weight(shares), weight, "{shares} shares");
+        assert_eq!(settings::weight_of_shares(shares), weight, "{shares} shares");
     }
 }
 
 #[test]
 fn a_controller_that_is_missing_is_named() {
     let resources = resources(r#"{"memory": {"limit": 1048576}}"#);
-    let error = plan_on(&[], Some(&resources), Path::new("name"), true).expect_err("there is none");
+    let error = plan_on(&[], &asked(Some(&resources), "name"), true).expect_err("there is none");
     assert_eq!(error.kind(), Kind::Unsupported);
     assert_eq!(error.chain(), "memory cannot be limited: the cgroup controller `memory` is not available");
 }
 
 #[test]
 fn nothing_is_limited_and_nothing_is_needed() {
-    let plan = plan_on(&[], None, Path::new("name"), false).expect("an empty plan");
+    let plan = plan_on(&[], &asked(None, "name"), false).expect("an empty plan");
     assert!(plan.folders.is_empty());
     let (cgroup, _) = plan.apply().expect("nothing to do");
     assert_eq!(cgroup, Cgroup::none());
@@ -87,8 +91,7 @@ fn unified(root: &Path, own: &str, controllers: &str, handed_down: &str) -> Hier
 #[test]
 fn delegation_follows_the_kernels_rules() {
     let limited = resources(r#"{"memory": {"limit": 1048576}}"#);
-    let place =
-        |hierarchy: &Hierarchy| plan_on(std::slice::from_ref(hierarchy), Some(&limited), Path::new("c1"), false);
+    let place = |hierarchy: &Hierarchy| plan_on(std::slice::from_ref(hierarchy), &asked(Some(&limited), "c1"), false);
 
     // The folder above this process's hands the controller down already.
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -107,7 +110,8 @@ fn delegation_follows_the_kernels_rules() {
     let plan = place(&hierarchy).expect("a place");
     assert_eq!(plan.folders[0].path, hierarchy.own.join("c1"));
     assert_eq!(plan.evacuate.as_ref(), Some(&hierarchy.own));
-    assert_eq!(plan.folders[0].enable, [(hierarchy.own.clone(), vec!["memory".to_owned()])]);
+    let [step] = &plan.folders[0].steps[..] else { panic!("{:?}", plan.folders[0].steps) };
+    assert_eq!((&step.folder, &step.required[..]), (&hierarchy.own, &["memory".to_owned()][..]));
 
     // It is not handed down to this process's folder at all.
     fs::write(hierarchy.own.join("cgroup.controllers"), "pids").expect("a file");
@@ -128,7 +132,7 @@ fn the_way_out_is_one_that_helps() {
         fs::write(folder.join("cgroup.procs"), "1").expect("a file");
     }
     let refused = || {
-        let error = plan_on(std::slice::from_ref(&session), Some(&resources(json)), Path::new("c1"), false);
+        let error = plan_on(std::slice::from_ref(&session), &asked(Some(&resources(json)), "c1"), false);
         error.expect_err("no place")
     };
     let hint = || refused().advice().expect("a hint").to_owned();
@@ -148,7 +152,12 @@ fn the_way_out_is_one_that_helps() {
 
 #[test]
 fn a_cgroup_can_be_written_down() {
-    let cgroup = Cgroup { folders: vec!["/a".into()], unified: Some("/a".into()), oom_counter: None };
+    let cgroup = Cgroup {
+        v1: [("cpu", "/c"), ("cpuacct", "/c"), ("memory", "/m")].map(|(name, path)| (name.into(), path.into())).into(),
+        v2: Some("/a".into()),
+        unit: None,
+    };
     let text = serde_json::to_string(&cgroup).expect("text");
     assert_eq!(serde_json::from_str::<Cgroup>(&text).expect("a cgroup"), cgroup);
+    assert_eq!(cgroup.folders(), ["/c", "/m", "/a"].map(Path::new));
 }
