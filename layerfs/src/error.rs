@@ -144,6 +144,11 @@ fn system_advice(errno: i32) -> Option<&'static str> {
     })
 }
 
+/// The system's words for an error of its own: `permission denied`.
+pub fn words(error: &std::io::Error) -> String {
+    system_text(error)
+}
+
 /// Rust appends "(os error 2)" to the system's words; a reader has no use for it.
 fn system_text(error: &(dyn std::error::Error + 'static)) -> String {
     let text = error.to_string();

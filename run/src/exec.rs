@@ -16,6 +16,7 @@ use oci_spec::runtime::{LinuxSeccomp, Process};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use crate::cgroup::Cgroup;
+use crate::init::schedule::{Affinity, Schedule};
 use crate::init::{Init, Streams, View};
 use crate::launch::{Created, Io, about_set_up, channel, check_preserved, namespaces, running};
 use crate::rootfs::host_proc;
@@ -67,9 +68,12 @@ fn join(exec: Exec<'_>) -> Result<Created> {
         namespaces: 0,
         control_groups: placement.v1,
         oom_score_adj: process.oom_score_adj(),
+        schedule: Schedule::of(process, None)?,
+        affinity: Affinity::of(process)?,
         filter,
         preserve_fds,
         dies_with_parent,
+        outside: None,
     };
     let options =
         CloneOptions { namespaces: 0, cgroup: placement.v2.as_ref().map(std::os::fd::AsFd::as_fd), sibling: false };
@@ -83,8 +87,8 @@ fn join(exec: Exec<'_>) -> Result<Created> {
         move_into_thread_name_spaces(container, others).context(|| "enter the container's namespaces")
     };
     let child = namespaces::clone_through(enter, options, init, (&own_end, child_end))?;
-    let waiting = running::converse(child, true, own_end.take(), None)?;
-    Ok(Created::new(waiting, Cgroup::none(), Vec::new()))
+    let waiting = running::converse(child, true, own_end.take(), None, None)?;
+    Ok(Created::new(waiting, Cgroup::none(), Vec::new(), None))
 }
 
 /// The namespaces in which a process and this one differ. Entering one's own is refused by the kernel for some, and

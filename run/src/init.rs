@@ -7,6 +7,7 @@
 
 pub(crate) mod identity;
 mod program;
+pub(crate) mod schedule;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -19,13 +20,16 @@ use rustix::io::Errno;
 use rustix::termios::Winsize;
 use rustix::thread::LinkNameSpaceType;
 
+use crate::launch::agent::Courier;
 use crate::launch::channel::{Channel, Message};
+use crate::launch::hooks::{Moment, Outside};
 use crate::launch::namespaces;
 use crate::launch::{EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, EXIT_SETUP_FAILED, Stdio, about_set_up};
 use crate::rootfs::{self, Prepared};
 use crate::seccomp::Filter;
 use identity::Sets;
 use program::Program;
+use schedule::{Affinity, Schedule, confine};
 
 /// Where the process lives.
 pub(crate) enum View<'a> {
@@ -59,12 +63,16 @@ pub(crate) struct Init<'a> {
     /// `tasks` files of v1 hierarchies.
     pub(crate) control_groups: Vec<OwnedFd>,
     pub(crate) oom_score_adj: Option<i32>,
+    pub(crate) schedule: Schedule,
+    pub(crate) affinity: Affinity,
     pub(crate) filter: Option<Filter>,
     pub(crate) preserve_fds: u32,
     pub(crate) dies_with_parent: bool,
+    /// What others do for it.
+    pub(crate) outside: Option<&'a Outside>,
 }
 
-impl Init<'_> {
+impl<'a> Init<'a> {
     /// Does everything and becomes the program. Returns the exit code of a failure that was reported already.
     pub(crate) fn run(self, channel: &Channel) -> i32 {
         let error = match self.set_up(channel) {
@@ -81,17 +89,14 @@ impl Init<'_> {
         code
     }
 
-    fn set_up(mut self, channel: &Channel) -> Result<Ready> {
+    fn set_up(mut self, channel: &Channel) -> Result<Ready<'a>> {
         let process = self.process;
         if self.dies_with_parent {
             die_with_parent()?;
         }
         let program = Program::of(process)?;
         if self.namespaces & libc_flag::USER != 0 {
-            channel.send(&Message::WantIdMaps)?;
-            if !matches!(channel.receive()?, Some(Message::IdMapsWritten)) {
-                return Err(launcher_gone());
-            }
+            ask(channel, &Message::WantIdMaps)?;
         }
         self.set_oom_score()?;
         self.join_control_groups()?;
@@ -114,13 +119,24 @@ impl Init<'_> {
         let terminal = match self.view {
             View::Own(prepared) => {
                 let mut note = |text: String| drop(channel.send(&Message::Note(text)));
-                prepared.build(rootfs::BuildOptions { terminal: wants_terminal }, &mut note)?
+                let (built, terminal) = prepared.build(rootfs::BuildOptions { terminal: wants_terminal }, &mut note)?;
+                if let Some(outside) = self.outside {
+                    let moments = [Moment::Prestart, Moment::CreateRuntime];
+                    if outside.has(&moments) {
+                        ask(channel, &Message::WantOthers)?;
+                    }
+                    outside.run(Moment::CreateContainer, own_pid(), None)?;
+                }
+                built.enter()?;
+                terminal
             }
             View::Joined if wants_terminal => Some(rootfs::terminal_here()?),
             View::Joined => None,
         };
         attach_streams(self.streams, terminal, process, channel)?;
         identity::set_limits(process)?;
+        confine(self.affinity.last.as_ref())?;
+        self.schedule.apply()?;
         let sets = Sets::of(process.capabilities().as_ref());
         sets.drop_bounding()?;
         set_labels(process, self.proc.as_fd())?;
@@ -138,7 +154,7 @@ impl Init<'_> {
         sys::keep_on_exec(3, end);
         sys::reset_signals();
         let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-        Ok(Ready { program, sets, filter: self.filter, no_new_privileges })
+        Ok(Ready { program, sets, filter: self.filter, no_new_privileges, process, outside: self.outside })
     }
 
     /// Once, while this process's files in `/proc` are its own: a change of ids hands them to root.
@@ -151,6 +167,7 @@ impl Init<'_> {
 
     /// Once, by the descriptors that were opened with the launcher's rights.
     pub(crate) fn join_control_groups(&mut self) -> Result<()> {
+        confine(self.affinity.initial.take().as_ref())?;
         for procs in self.control_groups.drain(..) {
             rustix::io::write(&procs, b"0").context(|| "join the cgroup")?;
         }
@@ -159,14 +176,16 @@ impl Init<'_> {
 }
 
 /// What is left to do once the launcher says go.
-struct Ready {
+struct Ready<'a> {
     program: Program,
     sets: Sets,
     filter: Option<Filter>,
     no_new_privileges: bool,
+    process: &'a Process,
+    outside: Option<&'a Outside>,
 }
 
-impl Ready {
+impl Ready<'_> {
     fn execute(self, channel: &Channel) -> Error {
         let said = channel.send(&Message::Ready).and_then(|()| channel.receive());
         match said {
@@ -174,27 +193,35 @@ impl Ready {
             Ok(_) => return launcher_gone(),
             Err(error) => return error,
         }
-        match self.give_up_privileges() {
+        match self.give_up_privileges(channel) {
             Ok(program) => program.execute(),
             Err(error) => about_set_up(error),
         }
     }
 
-    fn give_up_privileges(self) -> Result<Program> {
+    fn give_up_privileges(self, channel: &Channel) -> Result<Program> {
+        if let Some(outside) = self.outside {
+            let environment = self.process.env().as_deref().unwrap_or_default();
+            outside.run(Moment::StartContainer, own_pid(), Some(environment))?;
+        }
         if !self.no_new_privileges {
             // Without no_new_privs only CAP_SYS_ADMIN may load a filter, so it comes before the capabilities go.
-            self.load_filter()?;
+            self.load_filter(channel)?;
             self.sets.apply()?;
         } else {
             self.sets.apply()?;
             rustix::thread::set_no_new_privs(true).context(|| "set no_new_privs")?;
-            self.load_filter()?;
+            self.load_filter(channel)?;
         }
         Ok(self.program)
     }
 
-    fn load_filter(&self) -> Result<()> {
-        self.filter.as_ref().map_or(Ok(()), Filter::load)
+    fn load_filter(&self, channel: &Channel) -> Result<()> {
+        match &self.filter {
+            None => Ok(()),
+            Some(filter) if filter.notifies() => Courier::start(channel)?.deliver(|| filter.load()),
+            Some(filter) => filter.load().map(drop),
+        }
     }
 }
 
@@ -214,6 +241,20 @@ pub(crate) mod libc_flag {
 fn die_with_parent() -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .context(|| "tie the container to its launcher")
+}
+
+/// Has the launcher do what only it can.
+fn ask(channel: &Channel, want: &Message) -> Result<()> {
+    channel.send(want)?;
+    match channel.receive()? {
+        Some(Message::GoOn) => Ok(()),
+        _ => Err(launcher_gone()),
+    }
+}
+
+/// This process's number in the container.
+fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_pid()
 }
 
 fn launcher_gone() -> Error {

@@ -12,7 +12,9 @@
 //! [`Kind::Denied`] that it cannot be executed (126). Nothing else has these two kinds: what else is not found or not
 //! allowed while a container is set up is [`Kind::System`] here (125).
 
+pub(crate) mod agent;
 pub(crate) mod channel;
+pub(crate) mod hooks;
 pub(crate) mod namespaces;
 pub(crate) mod running;
 
@@ -24,11 +26,14 @@ use layerfs::userns::Mapping;
 use oci_spec::runtime::Spec;
 
 use crate::cgroup;
+use crate::init::schedule::{Affinity, Schedule};
 use crate::init::{Init, Streams, View, libc_flag};
 use crate::rootfs::{Prepared, host_proc};
 use crate::seccomp::Filter;
 
 pub use crate::rootfs::Rootfs;
+pub use hooks::Identity;
+use hooks::{Moment, Outside};
 use namespaces::Namespaces;
 pub use running::{Created, Exit, Running};
 
@@ -86,12 +91,14 @@ pub struct Launch<'a> {
     pub preserve_fds: u32,
     /// Kill it when this process dies. (When the thread dies, strictly; there is but one.)
     pub dies_with_parent: bool,
+    /// Whom its hooks are told about. Without, a Spec that has hooks is refused.
+    pub identity: Option<&'a Identity>,
 }
 
 impl<'a> Launch<'a> {
     /// A launch without descriptors beyond the streams, of a container that outlives its launcher.
     pub fn new(spec: &'a Spec, rootfs: Rootfs, io: Io, cgroup: cgroup::Plan) -> Self {
-        Self { spec, rootfs, io, cgroup, preserve_fds: 0, dies_with_parent: false }
+        Self { spec, rootfs, io, cgroup, preserve_fds: 0, dies_with_parent: false, identity: None }
     }
 }
 
@@ -113,15 +120,20 @@ pub(crate) fn about_set_up(error: Error) -> Error {
 }
 
 fn set_up(launch: Launch<'_>) -> Result<Created> {
-    let Launch { spec, rootfs, io, cgroup, preserve_fds, dies_with_parent } = launch;
+    let Launch { spec, rootfs, io, cgroup, preserve_fds, dies_with_parent, identity } = launch;
     let process = spec.process().as_ref().ok_or_else(|| Error::new(Kind::Invalid, "the Spec has no process"))?;
     check_preserved(preserve_fds)?;
     refuse_what_is_not_done(spec)?;
+    let outside = Outside::of(spec, identity)?;
+    let schedule = Schedule::of(process, spec.linux().as_ref())?;
     let namespaces = Namespaces::of(spec)?;
     let own_user_namespace = namespaces.new & libc_flag::USER != 0;
     let in_user_namespace = own_user_namespace || namespaces.joins_user() || !Mapping::current()?.is_host();
     let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()).map(Filter::compile).transpose()?;
-    let prepared = Prepared::new(spec, &rootfs, in_user_namespace)?;
+    // Hooks look for the root where the bundle has it.
+    let moments = [Moment::Prestart, Moment::CreateRuntime, Moment::CreateContainer];
+    let has_hooks = outside.as_ref().is_some_and(|outside| outside.has(&moments));
+    let prepared = Prepared::new(spec, &rootfs, in_user_namespace, has_hooks)?;
     let plan_notes = cgroup.notes().to_vec();
     let (cgroup, placement) = cgroup.apply()?;
 
@@ -140,9 +152,13 @@ fn set_up(launch: Launch<'_>) -> Result<Created> {
             namespaces: new,
             control_groups: placement.v1,
             oom_score_adj: process.oom_score_adj(),
+            schedule,
+            // Which is for those who come later alone.
+            affinity: Affinity::default(),
             filter,
             preserve_fds,
             dies_with_parent,
+            outside: outside.as_ref(),
         };
         // The cgroup namespace is unshared once the process is in its cgroup.
         let at_clone = new & !libc_flag::CGROUP;
@@ -160,10 +176,10 @@ fn set_up(launch: Launch<'_>) -> Result<Created> {
             let cloned = sys::clone_child(&options, body);
             cloned.context(|| "clone the container's first process").map_err(namespaces::explain_clone)
         }?;
-        running::converse(child, intermediate, own_end.take(), Some(spec))
+        running::converse(child, intermediate, own_end.take(), Some(spec), outside.as_ref())
     })();
     match started {
-        Ok(waiting) => Ok(Created::new(waiting, cgroup, plan_notes)),
+        Ok(waiting) => Ok(Created::new(waiting, cgroup, plan_notes, outside)),
         Err(error) => {
             // The first error is the one to tell; the folders are empty by now.
             let _ = cgroup.destroy();
@@ -185,17 +201,10 @@ pub(crate) fn check_preserved(count: u32) -> Result<()> {
 /// A field that asks for something this launcher does not do must not be passed over in silence.
 fn refuse_what_is_not_done(spec: &Spec) -> Result<()> {
     let linux = spec.linux().as_ref();
-    let process = spec.process().as_ref();
     let refused = [
-        ("hooks", spec.hooks().is_some()),
         ("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some())),
-        ("linux.personality", linux.is_some_and(|linux| linux.personality().is_some())),
         ("linux.timeOffsets", linux.is_some_and(|linux| linux.time_offsets().is_some())),
-        ("linux.memoryPolicy", linux.is_some_and(|linux| linux.memory_policy().is_some())),
         ("linux.netDevices", linux.is_some_and(|linux| linux.net_devices().is_some())),
-        ("process.scheduler", process.is_some_and(|process| process.scheduler().is_some())),
-        ("process.ioPriority", process.is_some_and(|process| process.io_priority().is_some())),
-        ("process.execCPUAffinity", process.is_some_and(|process| process.exec_cpu_affinity().is_some())),
     ];
     match refused.iter().find(|(_, present)| *present) {
         Some((field, _)) => Err(Error::new(Kind::Unsupported, format!("{field} of the Spec is not supported"))),

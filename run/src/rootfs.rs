@@ -14,6 +14,7 @@ mod copy_up;
 mod devices;
 mod file_system;
 mod hide;
+mod idmap;
 pub(crate) mod options;
 pub(crate) mod path;
 mod terminal;
@@ -28,7 +29,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
 
-use options::{Attributes, Bind, MountOptions};
+use options::{Attributes, Bind, IdMap, MountOptions};
 use path::{Root, file_type};
 
 /// Where a container's root comes from.
@@ -47,6 +48,15 @@ pub(crate) struct Prepared<'a> {
     /// The sources of bind mounts, in the order of the Spec's mounts.
     sources: Vec<(&'a Mount, MountOptions, Option<OwnedFd>)>,
     devices: devices::Way,
+    /// Where the root is attached.
+    place: PathBuf,
+}
+
+/// What was built, and is to become the root.
+pub(crate) struct Built<'a> {
+    spec: &'a Spec,
+    root: Root,
+    proc: OwnedFd,
 }
 
 /// The master and the slave side of a terminal.
@@ -61,31 +71,43 @@ pub(crate) struct BuildOptions {
 
 impl<'a> Prepared<'a> {
     /// Opens the root and the sources of bind mounts. `in_user_namespace` is true of the container, be it by its
-    /// own user namespace or by the caller's: device nodes cannot be made there.
-    pub(crate) fn new(spec: &'a Spec, rootfs: &Rootfs, in_user_namespace: bool) -> Result<Self> {
+    /// own user namespace or by the caller's: device nodes cannot be made there. With `in_its_place` a root that is a
+    /// folder is found at the folder's path while it is built, for others to look at.
+    pub(crate) fn new(spec: &'a Spec, rootfs: &Rootfs, in_user_namespace: bool, in_its_place: bool) -> Result<Self> {
         let root = match rootfs {
             Rootfs::Overlay(plan) => layerfs::mount::overlay(plan)?,
             Rootfs::Path(path) => clone_tree(path, true).at("open the root", path)?,
         };
         let mut sources = Vec::new();
         for mount in spec.mounts().iter().flatten() {
-            let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default())
-                .context(|| format!("mount `{}`", mount.destination().display()))?;
-            if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-                let destination = mount.destination().display();
-                return Err(Error::new(Kind::Unsupported, format!("mount `{destination}`: id-mapped mounts")));
-            }
+            let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
             let bind = options.bind.or((mount.typ().as_deref() == Some("bind")).then_some(Bind::Single));
             let source = bind.map(|bind| open_source(mount, bind)).transpose()?;
+            let is_mapped = |maps: &Option<Vec<_>>| maps.as_ref().is_some_and(|maps| !maps.is_empty());
+            let mapped = is_mapped(mount.uid_mappings()) || is_mapped(mount.gid_mappings());
+            if let Some(idmap) = options.idmap.clone().or_else(|| mapped.then(IdMap::default)) {
+                let said = || format!("mount `{}`", mount.destination().display());
+                let no_bind = || Error::new(Kind::Unsupported, "only the ids of bind mounts are mapped");
+                let tree = source.as_ref().ok_or_else(no_bind).context(said)?;
+                idmap::apply(spec, mount, &idmap, tree.as_fd()).context(said)?;
+            }
             sources.push((mount, options, source));
         }
         let devices = if in_user_namespace { devices::Way::BindFromHost } else { devices::Way::Make };
-        Ok(Self { spec, root, sources, devices })
+        let place = match rootfs {
+            Rootfs::Path(path) if in_its_place => path.clone(),
+            _ => PathBuf::from("/"),
+        };
+        Ok(Self { spec, root, sources, devices, place })
     }
 
-    /// Builds the view and makes it this process's root, and opens the terminal where one is asked for. Runs in new
-    /// namespaces, before privileges are given up. `note` receives what went another way than asked.
-    pub(crate) fn build(self, options: BuildOptions, note: &mut dyn FnMut(String)) -> Result<Option<Terminal>> {
+    /// Builds the view, and opens the terminal where one is asked for. Runs in new namespaces, before privileges are
+    /// given up. `note` receives what went another way than asked.
+    pub(crate) fn build(
+        self,
+        options: BuildOptions,
+        note: &mut dyn FnMut(String),
+    ) -> Result<(Built<'a>, Option<Terminal>)> {
         rustix::process::umask(Mode::empty());
         let linux = self.spec.linux().as_ref();
         let outer = match linux.and_then(|linux| linux.rootfs_propagation().as_deref()) {
@@ -96,7 +118,8 @@ impl<'a> Prepared<'a> {
 
         // Mounted over "/": no path lookup of this process ends there, since a lookup starts below it, and the
         // mount goes with the old root. No folder on the host is needed for it.
-        move_mount(&self.root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).context(|| "attach the root")?;
+        move_mount(&self.root, "", CWD, &self.place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .context(|| "attach the root")?;
         // A copy of a mount is its peer, and on most machines the original is shared: `pivot_root` takes no such root.
         let attributes = MountAttributes { propagation: outer, ..MountAttributes::default() };
         set_attributes(self.root.as_fd(), &attributes, true).context(|| "cut the root off from its original")?;
@@ -123,15 +146,24 @@ impl<'a> Prepared<'a> {
         if let Some((_, slave)) = &terminal {
             terminal::bind_console(&root, slave.as_fd())?;
         }
-        write_sysctls(self.spec, proc.as_fd())?;
-        if let Some(process) = self.spec.process().as_ref() {
+        Ok((Built { spec: self.spec, root, proc }, terminal))
+    }
+}
+
+impl Built<'_> {
+    /// Hides what is to be hidden, and makes the view this process's root.
+    pub(crate) fn enter(self) -> Result<()> {
+        let Self { spec, root, proc } = self;
+        let linux = spec.linux().as_ref();
+        write_sysctls(spec, proc.as_fd())?;
+        if let Some(process) = spec.process().as_ref() {
             ensure_working_folder(&root, process.cwd());
         }
         if let Some(linux) = linux {
             hide::make_read_only(&root, linux.readonly_paths().as_deref().unwrap_or_default())?;
             hide::mask(&root, linux.masked_paths().as_deref().unwrap_or_default())?;
         }
-        if self.spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
+        if spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
             layerfs::sys::mount::set_read_only(root.as_fd()).context(|| "make the root read-only")?;
         }
         enter(&root)?;
@@ -139,7 +171,7 @@ impl<'a> Prepared<'a> {
             let propagation = options::root_propagation(name)?;
             set_whole_propagation(propagation).context(|| "set linux.rootfsPropagation")?;
         }
-        Ok(terminal)
+        Ok(())
     }
 }
 

@@ -13,9 +13,11 @@ mod compile;
 mod program;
 mod table;
 
-use layerfs::error::{Context, Error, Kind, Result};
+use std::os::fd::OwnedFd;
+
+use layerfs::error::{Context, Result};
 use layerfs::sys::container::{Instruction, load_seccomp};
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompFilterFlag};
 use rustix::io::Errno;
 
 /// A compiled filter.
@@ -23,21 +25,17 @@ use rustix::io::Errno;
 pub struct Filter {
     instructions: Vec<Instruction>,
     flags: u32,
+    notifies: bool,
 }
 
 impl Filter {
     /// Compiles the rules of a Spec.
     ///
     /// # Errors
-    /// A rule makes no sense ([`Kind::Invalid`]) or asks for what this launcher does not do ([`Kind::Unsupported`]).
+    /// A rule makes no sense.
     pub fn compile(spec: &LinuxSeccomp) -> Result<Self> {
-        let notifies = |action: LinuxSeccompAction| action == LinuxSeccompAction::ScmpActNotify;
-        let rules = spec.syscalls().iter().flatten();
-        if notifies(spec.default_action()) || rules.clone().any(|rule| notifies(rule.action())) {
-            return Err(Error::new(Kind::Unsupported, "seccomp action SCMP_ACT_NOTIFY is not supported")
-                .hint("use SCMP_ACT_ERRNO or SCMP_ACT_TRAP"));
-        }
-        Ok(Self { instructions: compile::compile(spec)?, flags: flags(spec) })
+        let notifies = crate::launch::agent::notifies(spec);
+        Ok(Self { instructions: compile::compile(spec)?, flags: flags(spec, notifies), notifies })
     }
 
     /// The length of the program, in instructions.
@@ -50,10 +48,15 @@ impl Filter {
         self.instructions.is_empty()
     }
 
-    /// Puts this process under the filter, for good.
-    pub(crate) fn load(&self) -> Result<()> {
+    /// Whether it asks an agent about some calls.
+    pub(crate) fn notifies(&self) -> bool {
+        self.notifies
+    }
+
+    /// Puts this process under the filter, for good. Comes back with the agent's descriptor where it asks one.
+    pub(crate) fn load(&self) -> Result<Option<OwnedFd>> {
         let loaded = load_seccomp(&self.instructions, self.flags).context(|| "load the seccomp filter");
-        loaded.map(drop).map_err(|error| match error.errno().map(Errno::from_raw_os_error) {
+        loaded.map_err(|error| match error.errno().map(Errno::from_raw_os_error) {
             Some(Errno::ACCESS) => error.hint("without CAP_SYS_ADMIN it needs process.noNewPrivileges"),
             Some(Errno::INVAL) => error.hint("the kernel lacks CONFIG_SECCOMP_FILTER or a flag of linux.seccomp.flags"),
             _ => error,
@@ -62,16 +65,19 @@ impl Filter {
 }
 
 /// `SECCOMP_FILTER_FLAG_*` of `linux/seccomp.h`.
-fn flags(spec: &LinuxSeccomp) -> u32 {
+fn flags(spec: &LinuxSeccomp, notifies: bool) -> u32 {
+    const NEW_LISTENER: u32 = 1 << 3;
     let bit = |flag: &LinuxSeccompFilterFlag| match flag {
         // There is one thread, so there is nothing to synchronise.
         LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
         LinuxSeccompFilterFlag::SeccompFilterFlagLog => 1 << 1,
         LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 1 << 2,
-        // Only with a listener, which there is none of.
+        // About waiting for an agent, and refused by the kernel without one.
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if notifies => 1 << 5,
         LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
     };
-    spec.flags().iter().flatten().fold(0, |flags, flag| flags | bit(flag))
+    let listener = if notifies { NEW_LISTENER } else { 0 };
+    spec.flags().iter().flatten().fold(listener, |flags, flag| flags | bit(flag))
 }
 
 #[cfg(test)]

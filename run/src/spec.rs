@@ -6,6 +6,7 @@
 
 pub mod caps;
 mod mounts;
+mod read;
 pub mod user;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use crate::options::{ResourceOptions, RunOptions, SecurityOption, Share, Ulimit}
 use crate::profile::{self, Machine};
 
 pub use mounts::DEFAULT_SHM_SIZE;
+pub use read::{read, read_process};
 
 /// The runtime specification we write and read.
 pub const VERSION: &str = "1.3.0";

@@ -9,5 +9,6 @@ pub mod container;
 pub mod fs;
 pub mod mount;
 pub mod process;
+pub mod schedule;
 pub mod signals;
 pub mod spawn;

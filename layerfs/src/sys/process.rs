@@ -62,11 +62,24 @@ pub fn has_threads() -> bool {
 /// # Errors
 /// Those of `clone3(2)`.
 pub fn clone_child(options: &CloneOptions<'_>, child: impl FnOnce() -> i32) -> io::Result<Child> {
+    clone_with(options, 0, child)
+}
+
+/// Starts a child that shares this process's table of descriptors: what either opens from then on, the other has too.
+/// `body` is a plain function and its argument is `Copy`, so the child owns no descriptor that it could close.
+///
+/// # Errors
+/// Those of [`clone_child`].
+pub fn clone_watcher<T: Copy>(argument: T, body: fn(T) -> i32) -> io::Result<Child> {
+    clone_with(&CloneOptions::default(), libc::CLONE_FILES as u64, move || body(argument))
+}
+
+fn clone_with(options: &CloneOptions<'_>, more: u64, child: impl FnOnce() -> i32) -> io::Result<Child> {
     if has_threads() {
         return Err(io::Error::from_raw_os_error(libc::EDEADLK));
     }
     let mut pidfd: RawFd = -1;
-    let mut flags = options.namespaces | libc::CLONE_PIDFD as u64;
+    let mut flags = options.namespaces | more | libc::CLONE_PIDFD as u64;
     // CLONE_PARENT hands over the parent's own exit signal, and the kernel refuses another one beside it.
     let mut exit_signal = libc::SIGCHLD as u64;
     if options.sibling {

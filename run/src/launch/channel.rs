@@ -24,8 +24,12 @@ const PACKET_MAX: usize = 16 * 1024;
 pub(crate) enum Message {
     /// Child: my user namespace exists, write its id maps.
     WantIdMaps,
-    /// Launcher: they are written.
-    IdMapsWritten,
+    /// Child: the mounts are made, and others may do their part now.
+    WantOthers,
+    /// Child: the descriptor on which a seccomp agent is asked.
+    Listener(OwnedFd),
+    /// Launcher: what you wanted is done.
+    GoOn,
     /// An intermediate child: this pidfd is the container's process.
     Process(OwnedFd),
     /// Child: the master side of the terminal.
@@ -62,7 +66,9 @@ impl Channel {
         let mut descriptor = None;
         packet.push(match message {
             Message::WantIdMaps => b'm',
-            Message::IdMapsWritten => b'M',
+            Message::WantOthers => b'o',
+            Message::Listener(_) => b'l',
+            Message::GoOn => b'G',
             Message::Process(_) => b'p',
             Message::Terminal(_) => b't',
             Message::Note(_) => b'n',
@@ -71,7 +77,7 @@ impl Channel {
             Message::Failed(_) => b'e',
         });
         match message {
-            Message::Process(fd) | Message::Terminal(fd) => descriptor = Some(fd.as_fd()),
+            Message::Process(fd) | Message::Terminal(fd) | Message::Listener(fd) => descriptor = Some(fd.as_fd()),
             Message::Note(text) => packet.extend_from_slice(text.as_bytes()),
             Message::Failed(error) => encode_error(error, &mut packet),
             _ => {}
@@ -91,7 +97,9 @@ impl Channel {
         let Some((tag, body)) = packet.split_first() else { return Ok(None) };
         Ok(Some(match tag {
             b'm' => Message::WantIdMaps,
-            b'M' => Message::IdMapsWritten,
+            b'o' => Message::WantOthers,
+            b'l' => Message::Listener(taken()?),
+            b'G' => Message::GoOn,
             b'p' => Message::Process(taken()?),
             b't' => Message::Terminal(taken()?),
             b'n' => Message::Note(String::from_utf8_lossy(body).into_owned()),

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::channel::{Channel, Message};
+use super::hooks::{Moment, Outside};
 use crate::cgroup::Cgroup;
 
 /// `SIGKILL`
@@ -76,13 +77,14 @@ pub struct Created {
     terminal: Option<OwnedFd>,
     notes: Vec<String>,
     cgroup: OwnedCgroup,
+    outside: Option<Outside>,
 }
 
 impl Created {
-    pub(crate) fn new(waiting: Waiting, cgroup: Cgroup, mut notes: Vec<String>) -> Self {
+    pub(crate) fn new(waiting: Waiting, cgroup: Cgroup, mut notes: Vec<String>, outside: Option<Outside>) -> Self {
         let Waiting { process, channel, terminal, notes: more } = waiting;
         notes.extend(more);
-        Self { process, channel, terminal, notes, cgroup: OwnedCgroup(Some(cgroup)) }
+        Self { process, channel, terminal, notes, cgroup: OwnedCgroup(Some(cgroup)), outside }
     }
 
     /// The first process's number here.
@@ -126,8 +128,17 @@ impl Created {
             match self.channel.receive()? {
                 None => break,
                 Some(Message::Failed(error)) => return Err(error),
+                Some(Message::Listener(listener)) => {
+                    if let Some(outside) = &self.outside {
+                        outside.inform_agent(listener.as_fd(), self.process.pid)?;
+                    }
+                    self.channel.send(&Message::GoOn)?;
+                }
                 Some(_) => {}
             }
+        }
+        if let Some(outside) = &self.outside {
+            outside.run(Moment::Poststart, self.process.pid, None)?;
         }
         let (pid, pidfd) = self.process.release()?;
         let cgroup = self.cgroup.0.take().unwrap_or_default();
@@ -228,12 +239,13 @@ pub(crate) fn converse(
     intermediate: bool,
     channel: Option<Channel>,
     spec: Option<&Spec>,
+    outside: Option<&Outside>,
 ) -> Result<Waiting> {
     let child = OwnedProcess::new(child);
     let channel = channel.ok_or_else(|| Error::new(Kind::System, "the channel to the child was taken already"))?;
     let (mut process, mut via) = if intermediate { (None, Some(child)) } else { (Some(child), None) };
     let (mut notes, mut terminal) = (Vec::new(), None);
-    let (mut ready, mut wants_maps, mut failed) = (false, false, None);
+    let (mut ready, mut wants_maps, mut wants_others, mut failed) = (false, false, false, None);
     while !ready || process.is_none() {
         match channel.receive()? {
             Some(Message::Process(pidfd)) => {
@@ -248,7 +260,8 @@ pub(crate) fn converse(
             Some(Message::Note(note)) => notes.push(note),
             Some(Message::Ready) => ready = true,
             Some(Message::Failed(error)) => failed = failed.or(Some(error)),
-            Some(Message::Go | Message::IdMapsWritten) => {}
+            Some(Message::WantOthers) => wants_others = true,
+            Some(Message::Go | Message::GoOn | Message::Listener(_)) => {}
             // The end: only now is it sure that nobody is left who could still send a descriptor.
             None => {
                 return Err(failed.unwrap_or_else(|| {
@@ -258,8 +271,16 @@ pub(crate) fn converse(
         }
         if let (true, Some(process)) = (wants_maps, &process) {
             write_id_maps(process.pid, spec)?;
-            channel.send(&Message::IdMapsWritten)?;
+            channel.send(&Message::GoOn)?;
             wants_maps = false;
+        }
+        if let (true, Some(process)) = (wants_others, &process) {
+            if let Some(outside) = outside {
+                outside.run(Moment::Prestart, process.pid, None)?;
+                outside.run(Moment::CreateRuntime, process.pid, None)?;
+            }
+            channel.send(&Message::GoOn)?;
+            wants_others = false;
         }
     }
     let process = process.ok_or_else(|| Error::new(Kind::System, "the container has no first process"))?;
@@ -268,16 +289,19 @@ pub(crate) fn converse(
 
 fn write_id_maps(pid: i32, spec: Option<&Spec>) -> Result<()> {
     let linux = spec.and_then(|spec| spec.linux().as_ref());
-    let text = |maps: Option<&Vec<LinuxIdMapping>>| {
-        let line = |map: &LinuxIdMapping| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size());
-        maps.into_iter().flatten().map(line).collect::<String>()
-    };
-    let write = |file: &str, maps| {
-        let path = format!("/proc/{pid}/{file}");
-        fs::write(&path, text(maps)).context(|| format!("write the container's {file}")).map_err(|error| {
-            error.hint("each host id of linux.uidMappings and gidMappings must exist in the caller's own namespace")
-        })
-    };
-    write("uid_map", linux.and_then(|linux| linux.uid_mappings().as_ref()))?;
-    write("gid_map", linux.and_then(|linux| linux.gid_mappings().as_ref()))
+    let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
+    let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
+    write_maps(pid, uids, gids).map_err(|error| {
+        error.hint("each host id of linux.uidMappings and gidMappings must exist in the caller's own namespace")
+    })
+}
+
+/// Gives the new user namespace of a process its ids.
+pub(crate) fn write_maps(pid: i32, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<()> {
+    let line = |map: &LinuxIdMapping| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size());
+    for (file, maps) in [("uid_map", uids), ("gid_map", gids)] {
+        let text: String = maps.iter().map(line).collect();
+        fs::write(format!("/proc/{pid}/{file}"), text).context(|| format!("write the container's {file}"))?;
+    }
+    Ok(())
 }

@@ -52,6 +52,15 @@ pub(crate) enum Bind {
     Recursive,
 }
 
+/// How the ids of a mount are mapped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct IdMap {
+    /// Those of the mounts below it as well.
+    pub(crate) recursive: bool,
+    /// The mapping, where the option itself has one.
+    pub(crate) mapping: Option<String>,
+}
+
 /// What the options of one mount mean.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MountOptions {
@@ -63,21 +72,22 @@ pub(crate) struct MountOptions {
     pub(crate) propagation: Option<Propagation>,
     /// Fill an empty file system with what it covers.
     pub(crate) copy_up: bool,
+    pub(crate) idmap: Option<IdMap>,
     /// What the file system itself is told.
     pub(crate) data: Vec<(String, Option<String>)>,
 }
 
 impl MountOptions {
     /// Reads the options of one mount. What is no known word is for the file system.
-    pub(crate) fn parse<S: AsRef<str>>(options: &[S]) -> Result<Self> {
+    pub(crate) fn parse<S: AsRef<str>>(options: &[S]) -> Self {
         let mut parsed = Self::default();
         for option in options {
-            parsed.add(option.as_ref())?;
+            parsed.add(option.as_ref());
         }
-        Ok(parsed)
+        parsed
     }
 
-    fn add(&mut self, option: &str) -> Result<()> {
+    fn add(&mut self, option: &str) {
         if let Some((set, clear)) = attribute(option) {
             self.own.add(set, clear);
         } else if let Some((set, clear)) = option.strip_prefix('r').and_then(attribute) {
@@ -94,18 +104,19 @@ impl MountOptions {
                 "rbind" => self.bind = Some(Bind::Recursive),
                 "tmpcopyup" => self.copy_up = true,
                 "notmpcopyup" => self.copy_up = false,
-                "idmap" | "ridmap" => {
-                    return Err(Error::new(Kind::Unsupported, format!("mount option `{option}` is not supported")));
-                }
+                "idmap" => self.idmap = Some(IdMap::default()),
+                "ridmap" => self.idmap = Some(IdMap { recursive: true, mapping: None }),
                 // Podman's own words for volumes; whoever writes the Spec has acted on them.
                 "z" | "Z" | "U" | "copy" | "nocopy" => {}
-                _ => {
-                    let (key, value) = option.split_once('=').map_or((option, None), |(k, v)| (k, Some(v.to_owned())));
-                    self.data.push((key.to_owned(), value));
-                }
+                _ => match option.split_once('=') {
+                    Some((word @ ("idmap" | "ridmap"), mapping)) => {
+                        self.idmap = Some(IdMap { recursive: word == "ridmap", mapping: Some(mapping.to_owned()) });
+                    }
+                    Some((key, value)) => self.data.push((key.to_owned(), Some(value.to_owned()))),
+                    None => self.data.push((option.to_owned(), None)),
+                },
             }
         }
-        Ok(())
     }
 
     /// Whether the mount itself is to be read-only.
@@ -178,13 +189,16 @@ mod tests {
 
     #[test]
     fn words_of_the_specification() {
-        let check = |options: &str| MountOptions::parse(&options.split(',').collect::<Vec<_>>()).expect("valid");
+        let check = |options: &str| MountOptions::parse(&options.split(',').collect::<Vec<_>>());
         let parsed = check("rbind,ro,nosuid,rw,rprivate,size=64m,mode=755");
         assert_eq!(parsed.bind, Some(Bind::Recursive));
         assert_eq!(parsed.own, Attributes { set: NOSUID, clear: RDONLY });
         assert_eq!(parsed.propagation, Some(Propagation { kind: PRIVATE, recursive: true }));
         let data = [("size".to_owned(), Some("64m".to_owned())), ("mode".to_owned(), Some("755".to_owned()))];
         assert_eq!(parsed.data, data);
+        let mapped = |recursive, mapping: Option<&str>| Some(IdMap { recursive, mapping: mapping.map(str::to_owned) });
+        assert_eq!(check("rbind,idmap").idmap, mapped(false, None));
+        assert_eq!(check("ridmap=uids=0-1-2;gids=0-1-2").idmap, mapped(true, Some("uids=0-1-2;gids=0-1-2")));
         assert_eq!(check("rro").recursive, Attributes { set: RDONLY, clear: 0 });
         // `relatime` and `ro` begin with letters that also stand for "recursive".
         assert_eq!(check("relatime").own, Attributes { set: 0, clear: ATIME_MASK });

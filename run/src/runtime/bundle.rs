@@ -7,7 +7,7 @@ use layerfs::error::{Context, Error, Kind, Result};
 use oci_spec::runtime::Spec;
 
 use crate::cgroup;
-use crate::launch::{Created, Io, Launch, Rootfs, create};
+use crate::launch::{Created, Identity, Io, Launch, Rootfs, create};
 use crate::spec::default_device_rules;
 
 /// Largest `config.json` that is read, in bytes.
@@ -16,8 +16,8 @@ const CONFIG_MAX: u64 = 16 << 20;
 /// A bundle, and what was decided about it.
 #[derive(Debug)]
 pub(super) struct Bundle {
-    /// Absolute.
-    pub(super) folder: PathBuf,
+    /// The container's id, and the folder: absolute.
+    pub(super) identity: Identity,
     /// What it says.
     pub(super) spec: Spec,
     /// Where its processes are counted.
@@ -35,14 +35,15 @@ impl Bundle {
             return Err(Error::new(Kind::Limit, format!("`{}` has {size} bytes", path.display())));
         }
         let bytes = fs::read(&path).at("read", &path)?;
-        let mut spec: Spec = serde_json::from_slice(&bytes).at("read", &path)?;
+        let mut spec = crate::spec::read(&bytes).at("read", &path)?;
         let root = spec.root().as_ref().map(|root| folder.join(root.path()));
         let root = root.ok_or_else(|| Error::new(Kind::Invalid, format!("`{}` names no root", path.display())))?;
         allow_default_devices(&mut spec);
         let linux = spec.linux().as_ref();
         let name = cgroup_name(linux.and_then(|linux| linux.cgroups_path().as_deref()), id, systemd_cgroup);
         let cgroup = cgroup::plan(linux.and_then(|linux| linux.resources().as_ref()), &name)?;
-        Ok(Self { folder, spec, cgroup, root })
+        let identity = Identity { id: id.to_owned(), bundle: folder };
+        Ok(Self { identity, spec, cgroup, root })
     }
 
     /// Whether its process wants a terminal.
@@ -60,7 +61,7 @@ impl Bundle {
     /// Makes the container.
     pub(super) fn launch(&self, io: Io, preserve_fds: u32, dies_with_parent: bool) -> Result<Created> {
         let launch = Launch::new(&self.spec, Rootfs::Path(self.root.clone()), io, self.cgroup.clone());
-        create(Launch { preserve_fds, dies_with_parent, ..launch })
+        create(Launch { preserve_fds, dies_with_parent, identity: Some(&self.identity), ..launch })
     }
 }
 

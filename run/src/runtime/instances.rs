@@ -1,16 +1,20 @@
 //! What is known of containers made from bundles: one folder each below `--root`.
 
+use std::collections::HashMap;
 use std::fs;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
+use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::bundle::Bundle;
 use crate::cgroup::Cgroup;
+use crate::launch::{Identity, hooks};
 use crate::spec::VERSION;
 use crate::state::ProcessId;
 use crate::time;
@@ -26,8 +30,11 @@ struct Record {
     bundle: PathBuf,
     created: String,
     cgroup: Cgroup,
-    annotations: std::collections::BTreeMap<String, String>,
+    annotations: HashMap<String, String>,
     process: Option<ProcessId>,
+    /// As they were when it was created: what becomes of the bundle later is nothing to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hooks: Option<Hooks>,
 }
 
 /// All of one root.
@@ -71,15 +78,16 @@ impl Instances {
                 _ => Err(error).at("create", &folder),
             };
         }
-        let annotations = bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect();
+        let annotations = bundle.spec.annotations().clone().unwrap_or_default();
         let record = Record {
             id: id.to_owned(),
-            bundle: bundle.folder.clone(),
+            bundle: bundle.identity.bundle.clone(),
             created: time::format(time::now()),
             // Written down before it is made, for whoever clears up.
             cgroup: bundle.cgroup.cgroup(),
             annotations,
             process: None,
+            hooks: bundle.spec.hooks().clone(),
         };
         let instance = Instance { folder, record };
         instance.write(&instance.record).map(|()| instance)
@@ -161,10 +169,16 @@ impl Instance {
         })
     }
 
-    /// Removes what is left of it.
+    /// Removes what is left of it. Its `poststop` hooks come last, and what goes wrong there is only a warning.
     pub(super) fn remove(&self) -> Result<()> {
         let cgroup = self.record.cgroup.destroy();
         fs::remove_dir_all(&self.folder).at("remove", &self.folder)?;
+        if let Some(all) = &self.record.hooks {
+            let identity = Identity { id: self.record.id.clone(), bundle: self.record.bundle.clone() };
+            for error in hooks::run_poststop(all, &self.record.annotations, &identity) {
+                let _ = writeln!(std::io::stderr(), "layerfs-runtime: warning: {}", error.chain());
+            }
+        }
         cgroup
     }
 }

@@ -228,6 +228,9 @@ fn tree(program: &mut Assembler, spans: &[(u32, Vec<Instruction>)]) -> Place {
 /// An action and its data as the kernel returns it: `SECCOMP_RET_*` of `linux/seccomp.h`.
 pub(super) fn verdict(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32> {
     use LinuxSeccompAction as A;
+    if errno.is_some_and(|errno| errno != 0) && !matches!(action, A::ScmpActErrno | A::ScmpActTrace) {
+        return Err(Error::new(Kind::Invalid, format!("seccomp action {action} has no errnoRet")));
+    }
     let number = errno.unwrap_or(DEFAULT_ERRNO);
     // The kernel cuts the number to what fits, which would turn a mistake into another errno.
     let data = u16::try_from(number)

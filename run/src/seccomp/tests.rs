@@ -1,3 +1,4 @@
+use layerfs::error::Kind;
 use oci_spec::runtime::{Arch, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall};
 
 use super::compile::{BAD_ARCHITECTURE, Column, Width, X32_BIT, verdict};
@@ -201,5 +202,8 @@ fn what_makes_no_sense_is_refused() {
         "args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}]}"#,
         Kind::Invalid,
     );
-    check(r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#, Kind::Unsupported);
+    check(
+        r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","errnoRet":1}]}"#,
+        Kind::Invalid,
+    );
 }
