@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 
 fn options() -> ApplyOptions {
     // Small limits: a fuzzer finds the bomb at once, and a bomb is no finding.
-    let limits = Limits { entries: 1000, bytes: 1 << 20, path: 4096, metadata: 1 << 16 };
+    let limits = Limits { entries: 1000, bytes: 1 << 20, metadata: 1 << 16, ..Limits::default() };
     ApplyOptions { limits, single_id: true }
 }
 

@@ -242,9 +242,8 @@ fn root(owner: &Owner, lowers: &Lowers, remove: Removal) -> Result<MountPlan> {
     let made = fs::create_dir(&upper);
     if made.is_ok() {
         // The topmost folder's metadata is what `/` has.
-        let own = MergedView::new(&lowers.dirs).lookup("/")?;
-        let (mode, uid, gid) =
-            own.map_or((0o755, 0, 0), |root| (root.metadata.mode() & 0o7777, root.metadata.uid(), root.metadata.gid()));
+        let own = lowers.root_metadata()?;
+        let (mode, uid, gid) = own.map_or((0o755, 0, 0), |root| (root.mode() & 0o7777, root.uid(), root.gid()));
         set_like(&upper, mode, uid, gid)?;
     } else if let Err(error) = made
         && error.kind() != std::io::ErrorKind::AlreadyExists

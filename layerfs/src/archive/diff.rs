@@ -241,9 +241,11 @@ fn is_whiteout(place: &Path, metadata: &Metadata, xattr_whiteouts: bool) -> Resu
 fn attributes(place: &Path) -> Result<Attributes> {
     let mut found = Attributes::default();
     for name in list_xattrs(place).context(|| "list the extended attributes")? {
-        let key = String::from_utf8_lossy(&name).into_owned();
-        let value =
-            || Ok::<_, Error>(get_xattr(place, &key).context(|| "read an extended attribute")?.unwrap_or_default());
+        let key = name.escape_ascii();
+        let value = || {
+            let value = get_xattr(place, name.as_slice());
+            Ok::<_, Error>(value.context(|| format!("read the attribute `{key}`"))?.unwrap_or_default())
+        };
         match name.strip_prefix(whiteout::OVERLAY) {
             Some(b"redirect" | b"metacopy") => {
                 return Err(Error::new(
@@ -261,10 +263,10 @@ fn attributes(place: &Path) -> Result<Attributes> {
             _ => match whiteout::unescape_xattr(&name) {
                 None => found.bookkeeping.push(name),
                 Some(_) if name == OVERRIDE_XATTR.as_bytes() => found.recorded = Some(value()?),
-                // Labels belong to the machine, not to the image; overlayfs's other name space is bookkeeping too.
-                Some(_) if name == b"security.selinux" || name.starts_with(b"trusted.overlay.") => {}
+                // Labels belong to the machine, not to the image.
+                Some(_) if name == b"security.selinux" => {}
                 Some(own) => {
-                    let value = value()?;
+                    let value = whiteout::portable(&own, &value()?);
                     found.own.push((own, value));
                 }
             },

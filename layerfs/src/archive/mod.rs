@@ -1,6 +1,6 @@
 //! Layers as tar archives: the one engine that all three programs read and write them with.
 //!
-//! - [`read`] turns a stream into entries; headers are parsed by `tar-core`.
+//! - [`read`] turns a stream into entries; the formats of headers are in `header`, `pax` and `sparse`.
 //! - [`apply`](mod@apply) lays the entries of one layer down in a folder, whiteouts in overlayfs's form.
 //! - [`diff`](mod@diff) walks such a folder and writes the layer back, byte for byte the same for the same tree.
 //! - [`write`](mod@write) is the tar writer below it, [`compress`] the compressions around it.
@@ -14,12 +14,17 @@
 pub mod apply;
 pub mod compress;
 pub mod diff;
+mod header;
+mod limits;
+mod pax;
 pub mod read;
+mod sparse;
 mod whiteout;
 pub mod write;
 
-pub use apply::{Applied, ApplyOptions, Limits, apply};
+pub use apply::{Applied, ApplyOptions, apply};
 pub use compress::{Compression, Compressor, decompress};
 pub use diff::{DiffOptions, diff};
-pub(crate) use whiteout::{is_opaque, unescape_xattr};
+pub use limits::Limits;
+pub(crate) use whiteout::{OPAQUE_XATTR, is_opaque, unescape_xattr};
 pub use write::TarWriter;

@@ -1,18 +1,21 @@
 //! Reading tar archives as a stream.
 //!
-//! `tar-core` parses the headers (ustar, PAX, GNU long names, both forms of sparse files); this module feeds it from
-//! a `Read`, mends what it leaves out (times below the second and before 1970), and gives the content in pieces of
-//! the buffer it arrived in, without a copy.
+//! Every form of header that layers come in is understood: ustar, PAX, GNU and star, with long names and four kinds
+//! of sparse files. Content is given in pieces of the buffer it arrived in, without a copy. What a reader of another
+//! tool might take for something else is refused instead of read in one of both ways: headers that contradict
+//! themselves, a block of zeros in the middle, two extended headers for one entry.
+//!
+//! Headers that are global to the archive (`g`) change nothing, as with the other tools for layers.
 
 use std::io::{self, Read};
 
-use tar_core::parse::{ParseError, ParseEvent, ParsedEntry, Parser};
-use tar_core::{EntryType, PaxExtensions};
-
+use super::header::{BLOCK, Header, malformed, more_sparse, text};
+use super::limits::{Limits, exceeded};
+use super::pax::Extended;
+use super::sparse::{self, Map, MapReader, Runs};
 use crate::error::{Context, Error, Kind, Result};
 
 const BUFFER: usize = 1 << 20;
-const BLOCK: u64 = 512;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,44 +79,140 @@ pub struct TarReader<R> {
     start: usize,
     end: usize,
     ended: bool,
-    parser: Parser,
+    limits: Limits,
+    /// Bytes that came from the source.
+    read: u64,
     /// Content of the current entry still to come, and the padding after it.
     content: u64,
     padding: u64,
 }
 
+/// What precedes an entry's own header.
+#[derive(Default)]
+struct Extensions {
+    long_path: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
+    pax: Option<Extended>,
+    /// Bytes of all of them, against the limit.
+    size: u64,
+}
+
 impl<R: Read> TarReader<R> {
-    /// Begins to read `source`. `metadata_max` caps the size of one entry's extended headers, `path_max` that of a
-    /// path or link target, in bytes.
-    pub fn new(source: R, metadata_max: u32, path_max: u32) -> Self {
-        let limits = tar_core::parse::Limits {
-            max_metadata_size: metadata_max,
-            max_path_len: Some(path_max),
-            ..tar_core::parse::Limits::default()
-        };
-        let mut parser = Parser::new(limits);
-        // It would refuse a time before 1970; the numbers that matter are checked in `check_pax`.
-        parser.set_ignore_pax_errors(true);
-        Self { source, buffer: vec![0; BUFFER], start: 0, end: 0, ended: false, parser, content: 0, padding: 0 }
+    /// Begins to read `source`. Of `limits`, those on bytes, paths and metadata hold here.
+    pub fn new(source: R, limits: &Limits) -> Self {
+        let limits = limits.clone();
+        let buffer = vec![0; BUFFER];
+        Self { source, buffer, start: 0, end: 0, ended: false, limits, read: 0, content: 0, padding: 0 }
     }
 
     /// The next entry; `None` at the end of the archive. What was left of the content of the one before is skipped.
     ///
     /// # Errors
-    /// The archive is malformed or ends in the middle of an entry, or the source fails.
+    /// The archive is malformed or ends in the middle of an entry, exceeds a limit, or the source fails.
     pub fn next_entry(&mut self) -> Result<Option<Entry>> {
+        let mut extensions = Extensions::default();
         loop {
             self.skip_content()?;
-            let Some((stored, entry)) = self.parse_header()? else { return Ok(None) };
-            // Only files have content; a size on another entry counts for nothing, as in Go's reader.
-            let has_content = entry.as_ref().is_none_or(|entry| entry.kind == EntryKind::File);
-            self.content = if has_content { stored } else { 0 };
-            self.padding = self.content.wrapping_neg() % BLOCK;
-            // A kind of entry that has no place in a layer (a volume label, say) is passed over.
-            if entry.is_some() {
-                return Ok(entry);
+            let Some(block) = self.header_block()? else {
+                let orphaned = extensions.size > 0;
+                return if orphaned { Err(malformed("an extended header that extends nothing")) } else { Ok(None) };
+            };
+            let header = Header::new(&block)?;
+            match header.kind() {
+                b'x' => {
+                    let bytes = self.metadata(header.size()?, &mut extensions)?;
+                    once(&mut extensions.pax, Extended::parse(&bytes)?)?;
+                }
+                b'L' => {
+                    let bytes = self.metadata(header.size()?, &mut extensions)?;
+                    once(&mut extensions.long_path, text(&bytes).to_vec())?;
+                }
+                b'K' => {
+                    let bytes = self.metadata(header.size()?, &mut extensions)?;
+                    once(&mut extensions.long_link, text(&bytes).to_vec())?;
+                }
+                // Defaults for the whole archive, and the name of a tape.
+                b'g' | b'V' => self.begin_content(header.size()?)?,
+                _ => {
+                    let entry = self.entry(&header, extensions)?;
+                    return Ok(Some(entry));
+                }
             }
         }
+    }
+
+    fn entry(&mut self, header: &Header<'_>, extensions: Extensions) -> Result<Entry> {
+        let Extensions { long_path, long_link, pax, mut size } = extensions;
+        let mut pax = pax.unwrap_or_default();
+        let path = pax.path.take().or(long_path).unwrap_or_else(|| header.path());
+        let path = pax.sparse.name.take().unwrap_or(path);
+        let link = pax.link.take().or(long_link).unwrap_or_else(|| header.link().to_vec());
+        for (what, text) in [("path", &path), ("link target", &link)] {
+            if text.len() > self.limits.path as usize {
+                return Err(exceeded(&format!("a {what} has more bytes"), "path", self.limits.path));
+            }
+        }
+        let kind = kind(header.kind(), &path)?;
+        let mut stored = pax.size.map_or_else(|| header.size(), Ok)?;
+        let mut content_size = stored;
+        let mut map = None;
+        // Only what is a file by its letter has content; a size on another entry counts for nothing, as in Go's
+        // reader. A folder that is one by the slash at its end (before POSIX) does have what its header says.
+        if !matches!(header.kind(), 0 | b'0' | b'7' | b'S') {
+            stored = 0;
+        } else if header.kind() == b'S' {
+            let (mut runs, mut more, whole) = header.sparse()?;
+            while more {
+                let block = self.header_bytes(&mut size)?;
+                let (further, again) = more_sparse(&block)?;
+                runs.extend(further);
+                more = again;
+            }
+            (map, content_size) = (Some(runs), whole);
+        } else if let Some(found) = pax.sparse.map()? {
+            content_size = match found {
+                Map::Known(runs, whole) => {
+                    map = Some(runs);
+                    whole
+                }
+                Map::InContent(whole) => {
+                    let (runs, length) = self.map_in_content(&mut size)?;
+                    stored = stored.checked_sub(length).ok_or_else(|| malformed("a sparse map beyond its entry"))?;
+                    map = Some(runs);
+                    whole
+                }
+            };
+        }
+        if let Some(runs) = &map {
+            sparse::check(runs, content_size, stored)?;
+        }
+        self.begin_content(stored)?;
+        let mtime = match pax.mtime {
+            Some(time) => time,
+            None => Time { seconds: header.mtime()?, nanos: 0 },
+        };
+        Ok(Entry {
+            path,
+            kind,
+            link,
+            mode: header.mode()?,
+            uid: pax.uid.map_or_else(|| header.uid(), Ok)?,
+            gid: pax.gid.map_or_else(|| header.gid(), Ok)?,
+            mtime,
+            size: if kind == EntryKind::File { content_size } else { 0 },
+            device: if matches!(kind, EntryKind::Char | EntryKind::Block) { header.device()? } else { (0, 0) },
+            xattrs: pax.xattrs,
+            sparse: map.filter(|_| kind == EntryKind::File),
+        })
+    }
+
+    fn begin_content(&mut self, size: u64) -> Result<()> {
+        if i64::try_from(size).is_err() {
+            return Err(malformed("an entry of an impossible size"));
+        }
+        self.content = size;
+        self.padding = size.wrapping_neg() % BLOCK as u64;
+        Ok(())
     }
 
     fn skip_content(&mut self) -> Result<()> {
@@ -130,44 +229,65 @@ impl<R: Read> TarReader<R> {
         Ok(())
     }
 
-    /// The next header with the size of its content as stored; `None` at the end.
-    fn parse_header(&mut self) -> Result<Option<(u64, Option<Entry>)>> {
-        let mut wanted = BLOCK as usize;
+    /// The next block that is a header; `None` at the end of the archive.
+    fn header_block(&mut self) -> Result<Option<[u8; BLOCK]>> {
+        let Some(block) = self.block()? else { return Ok(None) };
+        if block != [0; BLOCK] {
+            return Ok(Some(block));
+        }
+        // Two blocks of zeros are due at the end; one is how some writers end. One in the middle hides from some
+        // readers what comes after it.
+        match self.block()? {
+            Some(block) if block != [0; BLOCK] => Err(malformed("a block of zeros in the middle")),
+            _ => Ok(None),
+        }
+    }
+
+    /// The next block; `None` where the source ends, or ends in zeros that make no whole block.
+    fn block(&mut self) -> Result<Option<[u8; BLOCK]>> {
+        let available = self.fill(BLOCK)?;
+        let bytes = &self.buffer[self.start..self.start + available.min(BLOCK)];
+        self.start += bytes.len();
+        match bytes.try_into() {
+            Ok(block) => Ok(Some(block)),
+            Err(_) if bytes.iter().all(|byte| *byte == 0) => Ok(None),
+            Err(_) => Err(truncated()),
+        }
+    }
+
+    /// A block that belongs to an entry's header; `size` counts what the entry has of those.
+    fn header_bytes(&mut self, size: &mut u64) -> Result<[u8; BLOCK]> {
+        self.count_metadata(size, BLOCK as u64)?;
+        self.block()?.ok_or_else(truncated)
+    }
+
+    fn count_metadata(&self, size: &mut u64, more: u64) -> Result<()> {
+        *size = size.saturating_add(more);
+        if *size > u64::from(self.limits.metadata) {
+            return Err(exceeded("an entry has more bytes of extended headers", "metadata", self.limits.metadata));
+        }
+        Ok(())
+    }
+
+    /// The content of an extending header, `size` bytes.
+    fn metadata(&mut self, size: u64, extensions: &mut Extensions) -> Result<Vec<u8>> {
+        self.count_metadata(&mut extensions.size, size.max(1))?;
+        self.begin_content(size)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        while self.content > 0 {
+            bytes.extend_from_slice(self.chunk(u64::MAX)?);
+        }
+        Ok(bytes)
+    }
+
+    /// The map in front of a sparse file's content, and how many bytes it took.
+    fn map_in_content(&mut self, size: &mut u64) -> Result<(Runs, u64)> {
+        let (mut map, mut length) = (MapReader::default(), 0);
         loop {
-            let available = self.fill(wanted)?;
-            if available == 0 {
-                return Ok(None);
-            }
-            match self.parser.parse(&self.buffer[self.start..self.end]).map_err(malformed)? {
-                // A parser that asks for no more than it has would otherwise be asked again for ever.
-                ParseEvent::NeedData { min_bytes } if self.ended && available < min_bytes.max(wanted) => {
-                    // One block of zeros where two are due is how some writers end.
-                    if self.buffer[self.start..self.end].iter().all(|b| *b == 0) {
-                        self.start = self.end;
-                        return Ok(None);
-                    }
-                    return Err(truncated());
-                }
-                ParseEvent::NeedData { min_bytes } => wanted = min_bytes.max(available + 1),
-                ParseEvent::GlobalExtensions { consumed, .. } => {
-                    self.start += consumed;
-                    wanted = BLOCK as usize;
-                }
-                ParseEvent::End { consumed } => {
-                    self.start += consumed;
-                    return Ok(None);
-                }
-                ParseEvent::Entry { consumed, entry } => {
-                    let parsed = (entry.size, own(&entry, None)?);
-                    self.start += consumed;
-                    return Ok(Some(parsed));
-                }
-                ParseEvent::SparseEntry { consumed, entry, sparse_map, real_size } => {
-                    let runs = sparse_map.iter().map(|run| (run.offset, run.length)).collect();
-                    let parsed = (entry.size, own(&entry, Some((runs, real_size)))?);
-                    self.start += consumed;
-                    return Ok(Some(parsed));
-                }
+            let block = self.header_bytes(size)?;
+            length += BLOCK as u64;
+            if map.take(&block)? {
+                return Ok((map.runs(), length));
             }
         }
     }
@@ -193,7 +313,7 @@ impl<R: Read> TarReader<R> {
     /// Reads what follows the end of the archive, so that the source has been read whole.
     ///
     /// # Errors
-    /// The source fails.
+    /// The source fails, or gives more than the limit.
     pub fn drain(mut self) -> Result<R> {
         while !self.ended {
             (self.start, self.end) = (0, 0);
@@ -207,20 +327,22 @@ impl<R: Read> TarReader<R> {
         if self.end - self.start >= wanted || self.ended {
             return Ok(self.end - self.start);
         }
-        if self.start + wanted > self.buffer.len() {
-            self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-            if wanted > self.buffer.len() {
-                self.buffer.resize(wanted.next_power_of_two(), 0);
-            }
-        }
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
+        } else if self.start + wanted > self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
         }
         while self.end - self.start < wanted && !self.ended {
             match self.source.read(&mut self.buffer[self.end..]) {
                 Ok(0) => self.ended = true,
-                Ok(n) => self.end += n,
+                Ok(n) => {
+                    self.end += n;
+                    self.read += n as u64;
+                    if self.read > self.limits.bytes {
+                        return Err(exceeded("the layer has more bytes unpacked", "bytes", self.limits.bytes));
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error).context(|| "read the archive"),
             }
@@ -233,96 +355,31 @@ fn truncated() -> Error {
     Error::new(Kind::Corrupt, "the archive ends in the middle of an entry").hint("it was cut off; fetch it again")
 }
 
-fn malformed(error: ParseError) -> Error {
-    let kind = match &error {
-        ParseError::PathTooLong { .. }
-        | ParseError::MetadataTooLarge { .. }
-        | ParseError::TooManyPendingEntries { .. }
-        | ParseError::TooManySparseEntries { .. } => Kind::Limit,
-        _ => Kind::Invalid,
-    };
-    Error::new(kind, "the archive is malformed").because(error)
+/// Which of two headers of one kind counts, readers disagree on.
+fn once<T>(slot: &mut Option<T>, value: T) -> Result<()> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(malformed("two extended headers of a kind for one entry")),
+    }
 }
 
-type SparseMap = (Vec<(u64, u64)>, u64);
-
-fn own(entry: &ParsedEntry<'_>, sparse: Option<SparseMap>) -> Result<Option<Entry>> {
-    let kind = match entry.entry_type {
+fn kind(letter: u8, path: &[u8]) -> Result<EntryKind> {
+    Ok(match letter {
         // Before POSIX, a folder was a file with a slash at its end.
-        EntryType::Regular if entry.path.ends_with(b"/") => EntryKind::Dir,
-        EntryType::Regular | EntryType::Continuous | EntryType::GnuSparse => EntryKind::File,
-        EntryType::Directory => EntryKind::Dir,
-        EntryType::Symlink => EntryKind::Symlink,
-        EntryType::Link => EntryKind::Hardlink,
-        EntryType::Char => EntryKind::Char,
-        EntryType::Block => EntryKind::Block,
-        EntryType::Fifo => EntryKind::Fifo,
-        _ => return Ok(None),
-    };
-    entry.pax.map_or(Ok(()), check_pax)?;
-    let header = Time { seconds: header_mtime(entry), nanos: 0 };
-    let mtime = entry.pax.and_then(|pax| pax_time(pax, b"mtime")).unwrap_or(header);
-    let (sparse, size) = match sparse {
-        Some((runs, size)) => (Some(runs), size),
-        None => (None, entry.size),
-    };
-    let xattrs = entry.xattrs.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
-    Ok(Some(Entry {
-        path: entry.path.to_vec(),
-        kind,
-        link: entry.link_target.as_deref().unwrap_or_default().to_vec(),
-        mode: entry.mode & 0o7777,
-        uid: entry.uid,
-        gid: entry.gid,
-        mtime,
-        size,
-        device: (entry.dev_major.unwrap_or(0), entry.dev_minor.unwrap_or(0)),
-        xattrs,
-        sparse,
-    }))
-}
-
-/// A size or owner that cannot be read would be taken from the plain header instead, where another reader may take
-/// the archive for something else (CVE-2026-33055).
-fn check_pax(pax: &[u8]) -> Result<()> {
-    let malformed = |what: &str| Error::new(Kind::Invalid, format!("the archive has a malformed PAX {what}"));
-    for record in PaxExtensions::new(pax) {
-        let record = record.map_err(|_| malformed("record"))?;
-        let number = record.value().ok().and_then(|text| text.parse::<u64>().ok());
-        match record.key_bytes() {
-            b"size" if number.is_none() => return Err(malformed("size")),
-            b"uid" | b"gid" if number.is_none() => return Err(malformed("owner")),
-            _ => {}
+        0 | b'0' | b'7' if path.ends_with(b"/") => EntryKind::Dir,
+        0 | b'0' | b'7' | b'S' => EntryKind::File,
+        b'1' => EntryKind::Hardlink,
+        b'2' => EntryKind::Symlink,
+        b'3' => EntryKind::Char,
+        b'4' => EntryKind::Block,
+        b'5' => EntryKind::Dir,
+        b'6' => EntryKind::Fifo,
+        // Parts of other volumes, contents of folders at the time of a backup, vendors' own.
+        letter => {
+            let (path, letter) = (path.escape_ascii(), letter.escape_ascii());
+            let sentence = format!("`{path}` is an entry of type `{letter}`, which layers do not have");
+            return Err(Error::new(Kind::Unsupported, sentence));
         }
-    }
-    Ok(())
-}
-
-/// The header's time, which in GNU's base-256 form may lie before 1970.
-fn header_mtime(entry: &ParsedEntry<'_>) -> i64 {
-    let field = &entry.header.as_bytes()[136..148];
-    match field[0] {
-        0xff => i64::from_be_bytes(field[4..].try_into().expect("eight bytes")),
-        _ => i64::try_from(entry.mtime).unwrap_or(i64::MAX),
-    }
-}
-
-/// A PAX time: decimal seconds, maybe negative, maybe with a fraction.
-fn pax_time(pax: &[u8], key: &[u8]) -> Option<Time> {
-    let value = PaxExtensions::new(pax).flatten().filter(|record| record.key_bytes() == key).last()?;
-    let text = value.value().ok()?;
-    let (negative, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let seconds: i64 = whole.parse().ok()?;
-    let mut nanos = 0u32;
-    for place in 0..9 {
-        let digit = fraction.as_bytes().get(place).map_or(Some(0), |b| b.is_ascii_digit().then_some(b - b'0'))?;
-        nanos = nanos * 10 + u32::from(digit);
-    }
-    Some(match (negative, nanos) {
-        (false, nanos) => Time { seconds, nanos },
-        (true, 0) => Time { seconds: -seconds, nanos: 0 },
-        (true, nanos) => Time { seconds: -seconds - 1, nanos: 1_000_000_000 - nanos },
     })
 }
 
@@ -330,31 +387,39 @@ fn pax_time(pax: &[u8], key: &[u8]) -> Option<Time> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn times_have_fractions_and_signs() {
-        let time = |text: &str| {
-            let record = format!("{} mtime={text}\n", text.len() + 10);
-            pax_time(record.as_bytes(), b"mtime").map(|t| (t.seconds, t.nanos))
-        };
-        assert_eq!(time("1234567.5"), Some((1_234_567, 500_000_000)));
-        assert_eq!(time("12345.1234567891"), Some((12_345, 123_456_789)));
-        assert_eq!(time("-1.25000"), Some((-2, 750_000_000)));
+    fn read(bytes: &[u8], limits: &Limits) -> Result<u64> {
+        let mut reader = TarReader::new(bytes, limits);
+        let mut total = 0;
+        while reader.next_entry()?.is_some() {
+            loop {
+                let piece = reader.chunk(u64::MAX)?.len() as u64;
+                if piece == 0 {
+                    break;
+                }
+                total += piece;
+            }
+        }
+        reader.drain().map(|_| total)
     }
 
     #[test]
     fn a_sparse_map_that_never_ends_is_an_error() {
         let records = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n27 GNU.sparse.realsize=100\n";
-        let mut builder = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(tar::EntryType::XHeader);
-        header.set_size(records.len() as u64);
-        builder.append_data(&mut header, "x", &records[..]).expect("appended");
-        let mut header = tar::Header::new_ustar();
-        header.set_size(7);
-        builder.append_data(&mut header, "f", &b"content"[..]).expect("appended");
-        let bytes = builder.into_inner().expect("finished");
-        let mut reader = TarReader::new(bytes.as_slice(), 1 << 20, 4096);
-        assert_eq!(reader.next_entry().expect_err("cut").kind(), Kind::Corrupt);
+        let unended = [&b"99\n"[..], &b"1\n".repeat(100)].concat();
+        for (content, kind) in [(&b"content"[..], Kind::Invalid), (&unended, Kind::Corrupt)] {
+            let mut builder = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(tar::EntryType::XHeader);
+            header.set_size(records.len() as u64);
+            builder.append_data(&mut header, "x", &records[..]).expect("appended");
+            let mut header = tar::Header::new_ustar();
+            header.set_size(content.len() as u64);
+            builder.append_data(&mut header, "f", content).expect("appended");
+            let mut bytes = builder.into_inner().expect("finished");
+            bytes.truncate(bytes.len() - 1024);
+            let mut reader = TarReader::new(bytes.as_slice(), &Limits::default());
+            assert_eq!(reader.next_entry().expect_err("a map without its end").kind(), kind);
+        }
     }
 
     #[test]
@@ -364,26 +429,23 @@ mod tests {
         header.set_size(700);
         builder.append_data(&mut header, "f", &[7u8; 700][..]).expect("appended");
         let bytes = builder.into_inner().expect("finished");
-        let read = |bytes: &[u8]| -> Result<u64> {
-            let mut reader = TarReader::new(bytes, 1 << 20, 4096);
-            let mut total = 0;
-            while reader.next_entry()?.is_some() {
-                loop {
-                    let piece = reader.chunk(u64::MAX)?.len() as u64;
-                    if piece == 0 {
-                        break;
-                    }
-                    total += piece;
-                }
-            }
-            Ok(total)
-        };
+        let read = |bytes: &[u8]| read(bytes, &Limits::default());
         assert_eq!(read(&bytes).expect("whole"), 700);
-        for cut in [100, 600, 1000, 1300] {
-            assert_eq!(read(&bytes[..cut]).expect_err("cut").kind(), Kind::Corrupt, "{cut}");
+        assert_eq!(read(&[]).expect("empty"), 0);
+        assert_eq!(read(&[0; 512]).expect("one block of zeros"), 0);
+        assert_eq!(read(&[0; 10240]).expect("zeros"), 0);
+        assert_eq!(read(&[0; 700]).expect("zeros that make no whole blocks"), 0);
+        // The end marker may be missing or cut, as many a writer leaves it.
+        let end = bytes.len();
+        for size in [end - 512, end - 1024, end - 1000] {
+            assert_eq!(read(&bytes[..size]).expect("no end marker"), 700);
         }
-        for empty in [0, 512, 1024, 10240] {
-            assert_eq!(read(&vec![0; empty]).expect("empty"), 0);
+        for size in [end - 1025, 512 + 699, 511, 1] {
+            assert_eq!(read(&bytes[..size]).expect_err("cut").kind(), Kind::Corrupt, "{size}");
         }
+        let hidden = [&[0; 512][..], &bytes].concat();
+        assert_eq!(read(&hidden).expect_err("zeros in the middle").kind(), Kind::Invalid);
+        let garbage = [&bytes, &b"anything"[..]].concat();
+        assert_eq!(read(&garbage).expect("what follows the end is not looked at"), 700);
     }
 }

@@ -56,6 +56,36 @@ pub(crate) fn meaning(name: &[u8]) -> Result<Meaning<'_>> {
     Ok(Meaning::Whiteout(hidden))
 }
 
+/// Whether one of the folders of a path is bookkeeping of another tool, which is to be passed over.
+///
+/// # Errors
+/// One has the name of a whiteout, which no file can have.
+pub(crate) fn in_reserved(parent: &[u8]) -> Result<bool> {
+    match parent.split(|byte| *byte == b'/').find(|part| part.starts_with(PREFIX)) {
+        None => Ok(false),
+        Some(part) if part.starts_with(AUFS) => Ok(true),
+        Some(part) => {
+            let part = part.escape_ascii();
+            Err(Error::new(Kind::Invalid, format!("`{part}` is the name of a whiteout and cannot hold files")))
+        }
+    }
+}
+
+/// The value of an attribute as it means the same in every user namespace: file capabilities of version 3 name the
+/// root user of one (Linux 4.14, `capabilities(7)`), which elsewhere is another. Version 2 is what the kernel itself
+/// turns into version 3 for the namespace that sets it.
+pub(crate) fn portable(name: &[u8], value: &[u8]) -> Vec<u8> {
+    const REVISION: usize = 3;
+    match (name, value) {
+        (b"security.capability", [_, _, _, 3, ..]) if value.len() == 24 => {
+            let mut plain = value[..20].to_vec();
+            plain[REVISION] = 2;
+            plain
+        }
+        _ => value.to_vec(),
+    }
+}
+
 /// The name under which an attribute of an image is stored, so that it means nothing to overlayfs.
 pub(crate) fn escape_xattr(name: &[u8]) -> Vec<u8> {
     match name.strip_prefix(OVERLAY) {
@@ -92,6 +122,15 @@ mod tests {
         assert_eq!(unescape_xattr(b"user.overlay.overlay.redirect").as_deref(), Some(&b"user.overlay.redirect"[..]));
         assert_eq!(unescape_xattr(b"user.overlay.origin"), None);
         assert_eq!(unescape_xattr(b"user.x").as_deref(), Some(&b"user.x"[..]));
+    }
+
+    #[test]
+    fn capabilities_belong_to_no_namespace() {
+        let v2 = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let v3 = [&[1, 0, 0, 3], &v2[4..], &[0xe9, 3, 0, 0]].concat();
+        assert_eq!(portable(b"security.capability", &v3), v2);
+        assert_eq!(portable(b"security.capability", &v2), v2);
+        assert_eq!(portable(b"user.x", &v3), v3);
     }
 
     #[test]

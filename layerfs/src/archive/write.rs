@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Write};
 
+use super::pax::{base64, percent_encoded};
 use super::read::{Entry, EntryKind};
 use crate::error::{Context, Error, Kind, Result};
 
@@ -104,7 +105,12 @@ impl<W: Write> TarWriter<W> {
             record(&mut records, b"mtime", pax_time(seconds, nanos).as_bytes());
         }
         for (key, value) in &entry.xattrs {
-            record(&mut records, &[b"SCHILY.xattr.", key.as_slice()].concat(), value);
+            // A key of a record ends at `=`; libarchive's form has a way to write one.
+            if key.contains(&b'=') {
+                record(&mut records, &[b"LIBARCHIVE.xattr.", &percent_encoded(key)[..]].concat(), &base64(value));
+            } else {
+                record(&mut records, &[b"SCHILY.xattr.", key.as_slice()].concat(), value);
+            }
         }
         for (kind, text) in long {
             let mut fields = Fields::new(b"././@LongLink", kind, text.len() as u64 + 1);
@@ -195,7 +201,7 @@ impl Fields {
 }
 
 /// `LENGTH KEY=VALUE\n`, where the length counts its own digits.
-fn record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+pub(super) fn record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;
     while length != rest + length.to_string().len() {
@@ -236,6 +242,7 @@ fn pax_time(seconds: i64, nanos: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Limits;
     use super::super::read::{TarReader, Time};
     use super::*;
 
@@ -250,7 +257,7 @@ mod tests {
             mtime: Time { seconds: -2, nanos: 750_000_000 },
             size: 3,
             device: (0, 0),
-            xattrs: vec![(b"user.x".to_vec(), b"\0\xff=\n".to_vec())],
+            xattrs: vec![(b"user.x".to_vec(), b"\0\xff=\n".to_vec()), (b"user.\xff%=\xfe".to_vec(), b"odd".to_vec())],
             sparse: None,
         }
     }
@@ -264,7 +271,7 @@ mod tests {
             let mut writer = TarWriter::new(Vec::new());
             writer.append_file(&entry(path), &b"abc"[..]).expect("written");
             let bytes = writer.finish().expect("finished");
-            let mut reader = TarReader::new(&bytes[..], 1 << 20, 4096);
+            let mut reader = TarReader::new(&bytes[..], &Limits::default());
             let found = reader.next_entry().expect("readable").expect("an entry");
             let expected = entry(path);
             assert_eq!(found.path, expected.path);

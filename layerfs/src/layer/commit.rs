@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::{LayerMeta, Lowers, MergedView, escape_path, shim};
+use super::{LayerMeta, Lowers, escape_path, shim};
 use crate::archive::{DiffOptions, diff};
 use crate::digest::DiffId;
 use crate::error::{Context, Error, Kind, Result};
@@ -35,8 +35,8 @@ pub fn prepare_upper(lowers: &Lowers, dir: &Path) -> Result<Upper> {
     for path in [&upper.dir, &upper.work] {
         fs::create_dir_all(path).at("create", path)?;
     }
-    if let Some(root) = MergedView::new(&lowers.dirs).lookup("")? {
-        shim::copy_folder_metadata(&root.real, &upper.dir)?;
+    if let Some(root) = lowers.root.as_ref().or(lowers.dirs.last()) {
+        shim::copy_folder_metadata(root, &upper.dir)?;
     }
     Ok(upper)
 }

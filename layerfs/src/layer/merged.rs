@@ -142,7 +142,8 @@ impl MergedView {
         Ok(trail.pop())
     }
 
-    fn child(&self, parent: &Entry, name: &OsStr) -> Result<Option<Entry>> {
+    /// The child of a folder that this view found.
+    pub(super) fn child(&self, parent: &Entry, name: &OsStr) -> Result<Option<Entry>> {
         let path = parent.path.join(name);
         let mut found: Option<Entry> = None;
         for dir in &parent.dirs {

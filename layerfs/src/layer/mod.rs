@@ -33,6 +33,19 @@ use crate::store::{Store, TempDir, Unsynced};
 pub struct Lowers {
     /// The folders.
     pub dirs: Vec<PathBuf>,
+    /// Which of them says what owner, mode and time the root has, where one does; overlayfs itself shows the topmost.
+    pub root: Option<PathBuf>,
+}
+
+impl Lowers {
+    /// The metadata of the stack's root; `None` where there are no layers.
+    ///
+    /// # Errors
+    /// The layers cannot be read.
+    pub fn root_metadata(&self) -> Result<Option<fs::Metadata>> {
+        let Some(root) = self.root.as_ref().or(self.dirs.last()) else { return Ok(None) };
+        fs::symlink_metadata(root).at("look at", root).map(Some)
+    }
 }
 
 /// `meta.json` beside an unpacked layer.
@@ -41,6 +54,9 @@ struct LayerMeta {
     entries: u64,
     bytes: u64,
     lost_xattrs: u64,
+    /// The root folder is described.
+    #[serde(default)]
+    root: bool,
     /// Paths as `%XX`-escaped text, because file names are bytes.
     implied: Vec<String>,
     links: Vec<(String, String)>,
@@ -52,6 +68,7 @@ impl LayerMeta {
             entries: applied.entries,
             bytes: applied.bytes,
             lost_xattrs: applied.lost_xattrs,
+            root: applied.root,
             implied: applied.implied.iter().map(|path| escape_path(path)).collect(),
             links: applied.links.iter().map(|(path, target)| (escape_path(path), escape_path(target))).collect(),
         }

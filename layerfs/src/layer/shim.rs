@@ -7,25 +7,28 @@
 //! | a hard link to `f`, which it does not hold | a file `f` | the file under the link's name |
 //!
 //! The rest of the cases (nothing below, or a file where the layer has a folder) need nothing: overlayfs shows what
-//! unpacking one layer over the other would give. The semantics are those of containerd's applier.
+//! unpacking one layer over the other would give. Below a folder that the layer has made opaque, or has put in the
+//! place of something else, there is nothing. The semantics are those of containerd's applier.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 use serde::{Deserialize, Serialize};
 
-use super::{LayerMeta, MergedView, below, unescape_path};
-use crate::archive::{is_opaque, unescape_xattr};
+use super::merged::{Entry, MergedView};
+use super::{LayerMeta, below, unescape_path};
+use crate::archive::{OPAQUE_XATTR, is_opaque, unescape_xattr};
 use crate::digest::ChainId;
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::Store;
-use crate::sys::fs::{get_xattr, list_xattrs};
+use crate::sys::fs::{SYMLINKS_MAX, get_xattr, list_xattrs};
 
 #[derive(Serialize, Deserialize)]
 struct ShimMeta {
@@ -48,9 +51,16 @@ pub(super) fn make(
         return Ok((!found.empty).then(|| place.join("fs")));
     }
     let (dir, shim) = store.new_layer_dir()?;
-    let implied = meta.implied.iter().map(|path| unescape_path(path)).collect();
-    let mut maker =
-        Maker { view: MergedView::new(lowers), files, shim: &shim, implied, moved: Vec::new(), made: BTreeMap::new() };
+    let mut maker = Maker {
+        below: MergedView::new(lowers),
+        whole: MergedView::new(&[lowers, &[files.to_owned()]].concat()),
+        files,
+        shim: &shim,
+        implied: meta.implied.iter().map(|path| unescape_path(path)).collect(),
+        moved: Vec::new(),
+        made: BTreeMap::new(),
+        known: HashMap::new(),
+    };
     maker.folders()?;
     for (path, target) in &meta.links {
         maker.link(&unescape_path(path), &unescape_path(target))?;
@@ -62,15 +72,19 @@ pub(super) fn make(
 }
 
 struct Maker<'a> {
-    view: MergedView,
+    below: MergedView,
+    /// The same with the layer itself.
+    whole: MergedView,
     files: &'a Path,
     shim: &'a Path,
-    /// True paths of the layer's folders that it does not describe, parents first.
-    implied: Vec<Vec<u8>>,
-    /// Folders of the layer that are symlinks below, with where these lead.
+    /// True paths of the layer's folders that it does not describe.
+    implied: BTreeSet<Vec<u8>>,
+    /// Folders of the layer that are symlinks below, with where their content went.
     moved: Vec<(Vec<u8>, Vec<u8>)>,
     /// Folders made in the shim, with what they are copies of.
-    made: BTreeMap<PathBuf, PathBuf>,
+    made: BTreeMap<PathBuf, Option<PathBuf>>,
+    /// What was found below.
+    known: HashMap<Vec<u8>, Option<Rc<Entry>>>,
 }
 
 impl Maker<'_> {
@@ -79,18 +93,17 @@ impl Maker<'_> {
             if self.moved_to(&path).is_some() {
                 continue;
             }
-            let Some(lower) = self.view.lookup(OsStr::from_bytes(&path))? else { continue };
+            let Some(lower) = self.lower(&path)? else { continue };
             if lower.metadata.is_symlink() {
-                let target = self.target(&path, &lower.real)?;
-                let parent = path.iter().rposition(|b| *b == b'/').map_or(&b""[..], |slash| &path[..slash]);
-                self.folder(parent)?;
+                let target = self.follow(&path, &lower)?;
+                self.folder(split(&path).0)?;
                 let link = below(self.shim, &path);
                 fs::hard_link(&lower.real, &link).at("link", &link)?;
-                self.moved.push((path.clone(), target.clone()));
-                self.move_children(&below(self.files, &path), &path, &target)?;
+                self.relocate(&path, &target)?;
             } else if lower.metadata.is_dir() {
-                let own = fs::symlink_metadata(below(self.files, &path)).at("look at", below(self.files, &path))?;
-                if !same_folder(&own, &lower.metadata, &lower.real)? {
+                let own = below(self.files, &path);
+                let metadata = fs::symlink_metadata(&own).at("look at", &own)?;
+                if !same_folder(&metadata, &lower.metadata, &lower.real)? {
                     self.folder(&path)?;
                 }
             }
@@ -98,28 +111,66 @@ impl Maker<'_> {
         Ok(())
     }
 
-    /// Where a symlink below leads, inside the image; a dangling one to where it points.
-    fn target(&self, path: &[u8], real: &Path) -> Result<Vec<u8>> {
-        if let Some(entry) = self.view.resolve(OsStr::from_bytes(path))? {
-            return Ok(entry.path.as_os_str().as_bytes().to_vec());
+    /// What the layer is laid on at `path`, no symlink followed.
+    fn lower(&mut self, path: &[u8]) -> Result<Option<Rc<Entry>>> {
+        if let Some(known) = self.known.get(path) {
+            return Ok(known.clone());
         }
-        let link = fs::read_link(real).at("read symlink", real)?;
-        let parent = Path::new(OsStr::from_bytes(path)).parent().unwrap_or(Path::new(""));
-        let mut clean = PathBuf::new();
-        for component in parent.join(link).components() {
-            match component {
-                std::path::Component::Normal(name) => clean.push(name),
-                std::path::Component::ParentDir => drop(clean.pop()),
-                std::path::Component::RootDir => clean = PathBuf::new(),
-                _ => {}
+        let found = if path.is_empty() {
+            self.below.lookup("")?
+        } else {
+            let (parent, name) = split(path);
+            match self.lower(parent)?.filter(|folder| folder.metadata.is_dir()) {
+                Some(folder) if !self.is_opaque(parent)? => self.below.child(&folder, OsStr::from_bytes(name))?,
+                _ => None,
+            }
+        };
+        let found = found.map(Rc::new);
+        self.known.insert(path.to_vec(), found.clone());
+        Ok(found)
+    }
+
+    fn is_opaque(&self, path: &[u8]) -> Result<bool> {
+        let own = below(self.files, path);
+        Ok(fs::symlink_metadata(&own).is_ok_and(|metadata| metadata.is_dir()) && is_opaque(&own)?)
+    }
+
+    /// Where a symlink below leads, inside the image, whether or not something is there.
+    fn follow(&mut self, path: &[u8], link: &Entry) -> Result<Vec<u8>> {
+        let mut here = split(path).0.to_vec();
+        let mut pending = Vec::new();
+        let mut links = 0;
+        let mut next = Some(fs::read_link(&link.real).at("read symlink", &link.real)?);
+        loop {
+            if let Some(target) = next.take() {
+                links += 1;
+                if links > SYMLINKS_MAX {
+                    let path = path.escape_ascii();
+                    return Err(Error::new(Kind::Invalid, format!("`{path}` has too many symlinks below")));
+                }
+                if target.is_absolute() {
+                    here.clear();
+                }
+                let parts = target.as_os_str().as_bytes().split(|byte| *byte == b'/');
+                pending.extend(parts.filter(|part| !matches!(*part, b"" | b".")).rev().map(<[u8]>::to_vec));
+            }
+            let Some(name) = pending.pop() else { return Ok(here) };
+            if name == b".." {
+                here.truncate(split(&here).0.len());
+                continue;
+            }
+            let path = join(&here, &name);
+            match self.lower(&path)?.filter(|entry| entry.metadata.is_symlink()) {
+                Some(link) => next = Some(fs::read_link(&link.real).at("read symlink", &link.real)?),
+                None => here = path,
             }
         }
-        Ok(clean.as_os_str().as_bytes().to_vec())
     }
 
     /// Where a path of the layer lies once symlinks below are followed; `None` where it stays.
     fn moved_to(&self, path: &[u8]) -> Option<Vec<u8>> {
-        self.moved.iter().find_map(|(from, to)| {
+        // The last ones are those inside the first ones.
+        self.moved.iter().rev().find_map(|(from, to)| {
             let rest = path.strip_prefix(from.as_slice())?;
             match rest {
                 [] => Some(to.clone()),
@@ -129,33 +180,63 @@ impl Maker<'_> {
         })
     }
 
-    fn move_children(&mut self, from: &Path, layer_path: &[u8], to: &[u8]) -> Result<()> {
+    /// Lays the content of the layer's folder `from` down at `to`, where a symlink below leads instead.
+    fn relocate(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
+        if self.lower(to)?.is_some_and(|entry| !entry.metadata.is_dir()) {
+            let (from, to) = (from.escape_ascii(), to.escape_ascii());
+            let sentence = format!("`{from}` leads to the file `{to}` of a layer below and cannot hold others");
+            return Err(Error::new(Kind::Invalid, sentence));
+        }
+        self.moved.push((from.to_vec(), to.to_vec()));
         self.folder(to)?;
-        for entry in fs::read_dir(from).at("read", from)? {
-            let entry = entry.at("read", from)?;
-            let name = entry.file_name();
-            let (own, target) = (join(layer_path, name.as_bytes()), join(to, name.as_bytes()));
-            let metadata = fs::symlink_metadata(entry.path()).at("look at", entry.path())?;
+        if self.is_opaque(from)? {
+            // What the layer itself has there stays, but lies below the mark.
+            if below(self.files, to).is_dir() && from != to {
+                self.children(to, to)?;
+            }
+            self.mark_opaque(to)?;
+        }
+        self.children(from, to)
+    }
+
+    /// The layer's children of `from`, as children of the shim's folder `to`.
+    fn children(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
+        let folder = below(self.files, from);
+        for child in fs::read_dir(&folder).at("read", &folder)? {
+            let child = child.at("read", &folder)?;
+            let name = child.file_name();
+            let (own, target) = (join(from, name.as_bytes()), join(to, name.as_bytes()));
+            let metadata = fs::symlink_metadata(child.path()).at("look at", child.path())?;
             let place = below(self.shim, &target);
-            if metadata.is_dir() {
-                if self.implied.contains(&own) {
-                    self.folder(&target)?;
-                } else {
-                    self.make_dir(&place, &entry.path())?;
+            if metadata.is_dir() && self.implied.contains(&own) {
+                match self.lower(&target)?.filter(|entry| entry.metadata.is_symlink()) {
+                    Some(link) => {
+                        let further = self.follow(&target, &link)?;
+                        self.relocate(&own, &further)?;
+                    }
+                    None => self.relocate(&own, &target)?,
                 }
-                if is_opaque(&entry.path())? {
-                    rustix::fs::setxattr(&place, "user.overlay.opaque", b"y", XattrFlags::empty())
-                        .at("make opaque", &place)?;
+            } else if metadata.is_dir() {
+                self.make_dir(&place, Some(child.path()))?;
+                if is_opaque(&child.path())? {
+                    self.mark_opaque(&target)?;
                 }
-                self.move_children(&entry.path(), &own, &target)?;
+                self.children(&own, &target)?;
             } else if metadata.file_type().is_char_device() && metadata.rdev() == 0 {
-                rustix::fs::mknodat(CWD, &place, FileType::CharacterDevice, Mode::empty(), 0)
-                    .at("make whiteout", &place)?;
+                if !is_opaque(&below(self.shim, to))? {
+                    rustix::fs::mknodat(CWD, &place, FileType::CharacterDevice, Mode::empty(), 0)
+                        .at("make whiteout", &place)?;
+                }
             } else {
-                link_or_copy(&entry.path(), &place)?;
+                link_or_copy(&child.path(), &place)?;
             }
         }
         Ok(())
+    }
+
+    fn mark_opaque(&self, path: &[u8]) -> Result<()> {
+        let place = below(self.shim, path);
+        rustix::fs::setxattr(&place, OPAQUE_XATTR, b"y", XattrFlags::empty()).at("make opaque", &place)
     }
 
     /// Makes a folder of the shim with all above it: each a copy of the layer's own where the layer describes it, else
@@ -169,48 +250,70 @@ impl Maker<'_> {
                 continue;
             }
             let own = below(self.files, &so_far);
-            let described = own.is_dir() && !own.is_symlink() && !self.implied.contains(&so_far);
-            let lower = self.view.lookup(OsStr::from_bytes(&so_far))?.filter(|entry| entry.metadata.is_dir());
+            let has_own = fs::symlink_metadata(&own).is_ok_and(|metadata| metadata.is_dir());
+            let described = has_own && !self.implied.contains(&so_far);
+            let lower = self.lower(&so_far)?.filter(|entry| entry.metadata.is_dir());
             let like = match (described, lower) {
-                (false, Some(lower)) => lower.real,
-                _ if own.is_dir() => own,
-                _ => self.files.to_owned(),
+                (false, Some(lower)) => Some(lower.real.clone()),
+                _ => has_own.then_some(own),
             };
-            self.make_dir(&place, &like)?;
+            self.make_dir(&place, like)?;
         }
         Ok(())
     }
 
-    fn make_dir(&mut self, place: &Path, like: &Path) -> Result<()> {
+    fn make_dir(&mut self, place: &Path, like: Option<PathBuf>) -> Result<()> {
         match fs::create_dir(place) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             result => result.at("create", place)?,
         }
-        self.made.insert(place.to_owned(), like.to_owned());
+        self.made.insert(place.to_owned(), like);
         Ok(())
     }
 
     fn link(&mut self, path: &[u8], target: &[u8]) -> Result<()> {
-        let Some(found) = self.view.lookup(OsStr::from_bytes(target))?.filter(|entry| !entry.metadata.is_dir()) else {
-            let (path, target) = (path.escape_ascii(), target.escape_ascii());
-            return Err(Error::new(
-                Kind::Invalid,
-                format!("`{path}` is a hard link to `{target}`, which no layer holds"),
-            ));
+        // A symlink on the way may be the layer's own.
+        let found = match self.below.lookup(OsStr::from_bytes(target))? {
+            None => self.whole.lookup(OsStr::from_bytes(target))?,
+            found => found,
         };
-        let path = self.moved_to(path).unwrap_or_else(|| path.to_vec());
-        if let Some(slash) = path.iter().rposition(|b| *b == b'/') {
-            self.folder(&path[..slash])?;
+        let refused = |why: &str| {
+            let (path, target) = (path.escape_ascii(), target.escape_ascii());
+            Error::new(Kind::Invalid, format!("`{path}` is a hard link to `{target}`, {why}"))
+        };
+        let found = found.ok_or_else(|| refused("which no layer holds"))?;
+        if found.metadata.is_dir() {
+            return Err(refused("which is a folder"));
         }
+        let path = self.moved_to(path).unwrap_or_else(|| path.to_vec());
+        self.folder(split(&path).0)?;
         link_or_copy(&found.real, &below(self.shim, &path))
     }
 
     /// Metadata last, deepest first: making a child changes its folder's time.
     fn finish(self) -> Result<()> {
         for (place, like) in self.made.iter().rev() {
-            copy_folder_metadata(like, place)?;
+            match like {
+                Some(like) => copy_folder_metadata(like, place)?,
+                None => plain_folder(place)?,
+            }
         }
         Ok(())
+    }
+}
+
+/// A folder that nobody describes, as the layer engine makes one.
+fn plain_folder(place: &Path) -> Result<()> {
+    fs::set_permissions(place, fs::Permissions::from_mode(0o755)).at("change the mode of", place)?;
+    let stamps = Timestamps { last_access: Timespec::default(), last_modification: Timespec::default() };
+    rustix::fs::utimensat(CWD, place, &stamps, AtFlags::SYMLINK_NOFOLLOW).at("set the time of", place)
+}
+
+/// Parent and last component.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
     }
 }
 
@@ -224,7 +327,7 @@ fn folder_xattrs(path: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut found = Vec::new();
     for name in list_xattrs(path).at("list the attributes of", path)? {
         if unescape_xattr(&name).is_some() {
-            let value = get_xattr(path, &String::from_utf8_lossy(&name)).at("read the attributes of", path)?;
+            let value = get_xattr(path, name.as_slice()).at("read the attributes of", path)?;
             found.extend(value.map(|value| (name, value)));
         }
     }

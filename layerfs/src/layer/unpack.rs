@@ -52,6 +52,9 @@ pub fn unpack_chain(store: &Store, layers: &[(Descriptor, DiffId)], limits: &Lim
                 .context(|| format!("put layer {diff_id} on those below it"))?,
             false => None,
         };
+        if meta.root {
+            lowers.root = Some(files.clone());
+        }
         lowers.dirs.push(files);
         lowers.dirs.extend(shim);
         chain = Some(chain_id);
@@ -87,7 +90,13 @@ fn unpack_stored(store: &Store, descriptor: &Descriptor, diff_id: DiffId, limits
     if store.has_layer(diff_id)? {
         return Ok(());
     }
-    let blob = store.open_blob(&descriptor.digest)?;
+    let digest = descriptor.digest;
+    let blob = store.open_blob(&digest)?;
+    let size = blob.metadata().context(|| format!("look at blob {digest}"))?.len();
+    if size != descriptor.size {
+        let sentence = format!("layer {digest} has {size} bytes, the image's manifest says {}", descriptor.size);
+        return Err(Error::new(Kind::Corrupt, sentence));
+    }
     unpack(store, descriptor, diff_id, blob, limits).context(|| format!("unpack layer {}", descriptor.digest))
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Descriptor, Platform, canonical_json, media_type};
+use super::{Descriptor, Platform, canonical_json, media_type, strict};
 use crate::digest::DiffId;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -30,8 +30,9 @@ impl ImageConfig {
     /// Reads a configuration.
     ///
     /// # Errors
-    /// It is not a JSON object with a `rootfs` of type `layers`.
+    /// It is not a JSON object with a `rootfs` of type `layers`, or has a key twice.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
+        strict::check(bytes, "image config")?;
         let map = serde_json::from_slice(bytes).context(|| "image config is not a JSON object")?;
         let config = Self(map);
         config.diff_ids()?;

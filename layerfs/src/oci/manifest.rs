@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Annotations, Descriptor, Platform, media_type};
+use super::{Annotations, Descriptor, Platform, media_type, strict};
 use crate::error::{Context, Error, Kind, Result};
 
 /// An image manifest (OCI, or docker schema 2).
@@ -136,7 +136,7 @@ impl Document {
     ///
     /// # Errors
     /// The bytes are not such a document, are both kinds at once, or name another media type than `stated`
-    /// (CVE-2021-41190: a document that two readers take for different things).
+    /// (CVE-2021-41190: a document that two readers take for different things), or have a key twice.
     pub fn parse(bytes: &[u8], stated: Option<&str>) -> Result<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -151,6 +151,7 @@ impl Document {
             manifests: Option<serde::de::IgnoredAny>,
         }
         let invalid = |why: String| Error::new(Kind::Invalid, format!("manifest {why}"));
+        strict::check(bytes, "manifest")?;
         let shape: Shape = serde_json::from_slice(bytes).context(|| "manifest is not a JSON object of its kind")?;
         let media_type = match (shape.media_type.as_deref(), stated) {
             (Some(own), Some(stated)) if own != stated => {

@@ -11,6 +11,7 @@ mod descriptor;
 mod manifest;
 pub mod media_type;
 mod platform;
+mod strict;
 
 pub use config::ImageConfig;
 pub use descriptor::{Annotations, Descriptor};

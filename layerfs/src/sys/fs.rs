@@ -128,7 +128,7 @@ pub fn set_xattr_at(dir: BorrowedFd<'_>, name: &[u8], key: &[u8], value: &[u8]) 
 ///
 /// # Errors
 /// Those of `lgetxattr(2)` other than `ENODATA` and `ENOTSUP`.
-pub fn get_xattr(path: &Path, key: &str) -> Result<Option<Vec<u8>>, Errno> {
+pub fn get_xattr(path: &Path, key: impl rustix::path::Arg + Copy) -> Result<Option<Vec<u8>>, Errno> {
     let mut value = vec![0; 256];
     loop {
         match rustix::fs::lgetxattr(path, key, &mut value[..]) {

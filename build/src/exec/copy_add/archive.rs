@@ -119,7 +119,7 @@ struct Program {
 impl<'a> Opened<'a> {
     fn new(file: File, path: &'a Path, form: Form) -> Result<Self> {
         let limits = Limits::default();
-        let reader = |plain| TarReader::new(plain, limits.metadata, limits.path);
+        let reader = |plain| TarReader::new(plain, &limits);
         let name = match form {
             Form::Own => return Ok(Self { path, reader: reader(decompress(file)?), program: None }),
             Form::Program(name) => name,
