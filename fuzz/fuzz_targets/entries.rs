@@ -3,6 +3,7 @@
 
 use std::io::{self, Read};
 
+use layerfs::archive::Limits;
 use layerfs::archive::read::TarReader;
 use libfuzzer_sys::fuzz_target;
 
@@ -18,7 +19,7 @@ impl Read for Trickle<'_> {
 
 /// Everything a reader says about an archive, and whether it came to its end.
 fn read(source: impl Read, most: u64) -> (Vec<String>, bool) {
-    let mut reader = TarReader::new(source, 1 << 16, 4096);
+    let mut reader = TarReader::new(source, &Limits { metadata: 1 << 16, ..Limits::default() });
     let mut seen = Vec::new();
     loop {
         match reader.next_entry() {
