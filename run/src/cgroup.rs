@@ -35,7 +35,7 @@ use hierarchy::{Hierarchy, Version};
 use settings::{Group, Setting};
 
 pub use oom::OomWatch;
-pub use stats::Stats;
+pub use stats::{Io as IoStats, Stats};
 pub use systemd::Unit;
 
 /// What a container asks for.

@@ -133,8 +133,8 @@ fn create(
         io,
         preserve_fds: options.preserve_fds,
         dies_with_parent,
-    })?;
-    Ok((created, program))
+    });
+    Ok((created.map_err(|error| session::blame_program(error, &program))?, program))
 }
 
 /// The container's own process with other words. Pure.

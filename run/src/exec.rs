@@ -18,6 +18,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use crate::cgroup::Cgroup;
 use crate::init::schedule::{Affinity, Schedule};
 use crate::init::{Init, Streams, View};
+use crate::launch::running::Waiting;
 use crate::launch::{Created, Io, about_set_up, channel, check_preserved, namespaces, running};
 use crate::rootfs::host_proc;
 use crate::seccomp::Filter;
@@ -46,12 +47,15 @@ pub struct Exec<'a> {
 /// Makes the process. It waits just before the program, as with [`crate::launch::create`], and is this process's child.
 ///
 /// # Errors
-/// The container has ended ([`Kind::Conflict`]); any step of the set-up failed.
+/// The container has ended ([`Kind::Conflict`]); the program is not there or cannot be executed, as with
+/// [`crate::launch::create`]; any step of the set-up failed.
 pub fn exec(exec: Exec<'_>) -> Result<Created> {
-    join(exec).map_err(about_set_up)
+    let waiting = join(exec).map_err(about_set_up)??;
+    Ok(Created::new(waiting, Cgroup::none(), Vec::new(), None))
 }
 
-fn join(exec: Exec<'_>) -> Result<Created> {
+/// The inner error is what the new process said.
+fn join(exec: Exec<'_>) -> Result<Result<Waiting>> {
     let Exec { container, process, seccomp, cgroup, cgroup_below, io, preserve_fds, dies_with_parent } = exec;
     check_preserved(preserve_fds)?;
     let filter = seccomp.map(Filter::compile).transpose()?;
@@ -87,8 +91,7 @@ fn join(exec: Exec<'_>) -> Result<Created> {
         move_into_thread_name_spaces(container, others).context(|| "enter the container's namespaces")
     };
     let child = namespaces::clone_through(enter, options, init, (&own_end, child_end))?;
-    let waiting = running::converse(child, true, own_end.take(), None, None)?;
-    Ok(Created::new(waiting, Cgroup::none(), Vec::new(), None))
+    running::converse(child, true, own_end.take(), None, None)
 }
 
 /// The namespaces in which a process and this one differ. Entering one's own is refused by the kernel for some, and

@@ -75,7 +75,7 @@ pub(crate) struct Init<'a> {
 impl<'a> Init<'a> {
     /// Does everything and becomes the program. Returns the exit code of a failure that was reported already.
     pub(crate) fn run(self, channel: &Channel) -> i32 {
-        let error = match self.set_up(channel) {
+        let error = match self.set_up(channel).map_err(about_set_up).and_then(Ready::check_program) {
             Ok(ready) => ready.execute(channel),
             Err(error) => error,
         };
@@ -186,6 +186,11 @@ struct Ready<'a> {
 }
 
 impl Ready<'_> {
+    /// Engines want to hear while they create a container that its program is not there, not when they start it.
+    fn check_program(self) -> Result<Self> {
+        self.program.check().map(|()| self)
+    }
+
     fn execute(self, channel: &Channel) -> Error {
         let said = channel.send(&Message::Ready).and_then(|()| channel.receive());
         match said {

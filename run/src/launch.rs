@@ -105,9 +105,10 @@ impl<'a> Launch<'a> {
 /// Makes the container. Its first process waits just before the program.
 ///
 /// # Errors
-/// Any step of the set-up failed; nothing of the container is left.
+/// [`Kind::NotFound`]: there is no such program in the container. [`Kind::Denied`]: it cannot be executed. Any other
+/// kind: a step of the set-up failed. Nothing of the container is left.
 pub fn create(launch: Launch<'_>) -> Result<Created> {
-    set_up(launch).map_err(about_set_up)
+    set_up(launch).map_err(about_set_up)?
 }
 
 /// Frees the two kinds that tell about the program.
@@ -119,7 +120,8 @@ pub(crate) fn about_set_up(error: Error) -> Error {
     }
 }
 
-fn set_up(launch: Launch<'_>) -> Result<Created> {
+/// The inner error is what the new process said of itself.
+fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
     let Launch { spec, rootfs, io, cgroup, preserve_fds, dies_with_parent, identity } = launch;
     let process = spec.process().as_ref().ok_or_else(|| Error::new(Kind::Invalid, "the Spec has no process"))?;
     check_preserved(preserve_fds)?;
@@ -179,9 +181,13 @@ fn set_up(launch: Launch<'_>) -> Result<Created> {
         running::converse(child, intermediate, own_end.take(), Some(spec), outside.as_ref())
     })();
     match started {
-        Ok(waiting) => Ok(Created::new(waiting, cgroup, plan_notes, outside)),
-        Err(error) => {
+        Ok(Ok(waiting)) => Ok(Ok(Created::new(waiting, cgroup, plan_notes, outside))),
+        Ok(Err(error)) => {
             // The first error is the one to tell; the folders are empty by now.
+            let _ = cgroup.destroy();
+            Ok(Err(error))
+        }
+        Err(error) => {
             let _ = cgroup.destroy();
             Err(error)
         }

@@ -3,153 +3,47 @@
 //!
 //! Between `create` and `start` a small process holds the container: it is the other end of the channel that the
 //! container's first process waits on. `start` talks to it through a socket in the container's folder; then it goes,
-//! and the container becomes a child of whoever reaps here, as engines expect.
+//! and the container becomes a child of whoever reaps here, as engines expect. The holder never reaps the container:
+//! its end is its engine's to see.
+//!
+//! Exit codes: `run` and `exec` have the program's own; 1 is a failure, 255 one of `exec`. The words of a failure go to
+//! standard error and, as the one line it gets, to the file of `--log`: engines take the message, and some of them the
+//! exit code of their own command, from there.
 
+mod arguments;
 mod bundle;
+mod checkpoint;
+mod control;
+mod events;
 mod features;
+mod foreground;
 mod holder;
+mod inspect;
 mod instances;
+mod join;
+mod template;
+mod update;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
 use layerfs::error::{Context, Error, Kind, Result};
-use layerfs::sys::signals::{Signals, send};
-use rustix::event::{PollFd, PollFlags};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use crate::options;
-use crate::relay::Relay;
-use crate::session::{self, Attachment, Observer, Watched};
-use crate::spec;
-use crate::terminal::Raw;
 use crate::time;
-use bundle::Bundle;
-use instances::{Instance, Instances};
+use arguments::{Arguments, Common, Handles, LogFormat, Verb};
+use instances::Instances;
 
-/// An OCI runtime: containers from bundles
-#[derive(Parser)]
-#[command(name = "layerfs-runtime", version = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0"), disable_help_subcommand = true)]
-struct Arguments {
-    /// Where the state of containers is kept
-    #[arg(long, global = true, value_name = "FOLDER")]
-    root: Option<PathBuf>,
-    /// Errors are also written here
-    #[arg(long, global = true, value_name = "FILE")]
-    log: Option<PathBuf>,
-    /// text or json
-    #[arg(long, global = true, default_value = "text")]
-    log_format: String,
-    /// cgroupsPath is `slice:prefix:name`
-    #[arg(long, global = true)]
-    systemd_cgroup: bool,
-    /// Accepted, and without effect: nothing is left unsaid
-    #[arg(long, global = true)]
-    debug: bool,
-    #[command(subcommand)]
-    verb: Verb,
-}
+/// Something could not be done.
+const FAILED: i32 = 1;
+/// `exec` could not be done: no program is likely to exit with this.
+const EXEC_FAILED: i32 = 255;
 
-#[derive(Subcommand)]
-enum Verb {
-    /// Make a container that waits to be started
-    Create(Create),
-    /// Let a container's program run
-    Start(Id),
-    /// Make a container, start it and wait for its end
-    Run(Create),
-    /// Print a container's state as JSON
-    State(Id),
-    /// Send a container a signal
-    Kill(Kill),
-    /// Remove a container that has ended
-    Delete(Delete),
-    /// List containers
-    List(List),
-    /// Print what this runtime can do as JSON
-    Features,
-    /// Write a default config.json
-    Spec(SpecArguments),
-}
-
-#[derive(Args)]
-struct Create {
-    /// The bundle's folder
-    #[arg(short, long, default_value = ".", value_name = "FOLDER")]
-    bundle: PathBuf,
-    /// A socket that the terminal's master side is sent to
-    #[arg(long, value_name = "SOCKET")]
-    console_socket: Option<PathBuf>,
-    /// The first process's number is written here
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
-    /// Hand over this many descriptors from 3 on
-    #[arg(long, default_value_t = 0, value_name = "COUNT")]
-    preserve_fds: u32,
-    /// Accepted: the root is never switched in another way
-    #[arg(long)]
-    no_pivot: bool,
-    /// Accepted: a session keyring of its own does no harm
-    #[arg(long)]
-    no_new_keyring: bool,
-    /// `run`: do not wait for its end
-    #[arg(short, long)]
-    detach: bool,
-    #[command(flatten)]
-    id: Id,
-}
-
-#[derive(Args)]
-struct Id {
-    /// The container
-    #[arg(value_name = "ID")]
-    id: String,
-}
-
-#[derive(Args)]
-struct Kill {
-    /// To all of its processes
-    #[arg(short, long)]
-    all: bool,
-    #[command(flatten)]
-    id: Id,
-    /// By name or number
-    #[arg(value_name = "SIGNAL", default_value = "TERM", value_parser = options::signal)]
-    signal: i32,
-}
-
-#[derive(Args)]
-struct Delete {
-    /// Kill it first; one that does not exist is no error
-    #[arg(short, long)]
-    force: bool,
-    #[command(flatten)]
-    id: Id,
-}
-
-#[derive(Args)]
-struct List {
-    /// table or json
-    #[arg(short, long, default_value = "table")]
-    format: String,
-    /// IDs only
-    #[arg(short, long)]
-    quiet: bool,
-}
-
-#[derive(Args)]
-struct SpecArguments {
-    /// Where config.json is written
-    #[arg(short, long, default_value = ".", value_name = "FOLDER")]
-    bundle: PathBuf,
-}
-
-/// `SIGKILL`
-const KILL: i32 = 9;
-
-/// Runs the program and gives its exit code: 0, or 1 where something failed; `run` has the container's own.
+/// Runs the program and gives its exit code.
 pub(crate) fn main(words: &[OsString]) -> i32 {
     let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
@@ -161,168 +55,137 @@ pub(crate) fn main(words: &[OsString]) -> i32 {
     match carry_out(&arguments) {
         Ok(code) => code,
         Err(error) => {
-            report(&arguments, &error);
-            1
+            report(&arguments.common, &error);
+            if matches!(arguments.verb, Verb::Exec(_)) { EXEC_FAILED } else { FAILED }
         }
     }
 }
 
 /// Engines read the last error from the log, people from standard error.
-fn report(arguments: &Arguments, error: &Error) {
+fn report(common: &Common, error: &Error) {
     let hint = error.advice().map_or(String::new(), |hint| format!(" ({hint})"));
     let text = format!("{}{hint}", error.chain());
     let _ = writeln!(std::io::stderr(), "layerfs-runtime: {text}");
-    let Some(path) = &arguments.log else { return };
-    let line = match arguments.log_format.as_str() {
-        "json" => serde_json::json!({"level": "error", "msg": text, "time": time::format(time::now())}).to_string(),
-        _ => format!("time=\"{}\" level=error msg={text:?}", time::format(time::now())),
+    let Some(path) = &common.log else { return };
+    // crun's form of a file's name.
+    let path = path.to_str().and_then(|path| path.strip_prefix("file:")).map_or(path.as_path(), Path::new);
+    let line = match common.log_format {
+        LogFormat::Json => {
+            serde_json::json!({"level": "error", "msg": text, "time": time::format(time::now())}).to_string()
+        }
+        LogFormat::Text => format!("time=\"{}\" level=error msg={text:?}", time::format(time::now())),
     };
     let file = std::fs::File::options().append(true).create(true).open(path);
     let _ = file.and_then(|mut file| writeln!(file, "{line}"));
 }
 
 fn carry_out(arguments: &Arguments) -> Result<i32> {
-    let instances = Instances::of(arguments.root.as_deref())?;
+    let instances = Instances::of(arguments.common.root.as_deref())?;
+    let cgroups = arguments.common.cgroups();
     match &arguments.verb {
-        Verb::Create(create) => {
-            let bundle = Bundle::read(&create.bundle, &create.id.id, arguments.systemd_cgroup)?;
-            holder::create(&instances, bundle, create).map(|()| 0)
-        }
-        Verb::Start(id) => holder::start(&instances.find(&id.id)?).map(|()| 0),
-        Verb::Run(create) => run(&instances, create, arguments.systemd_cgroup),
+        Verb::Create(create) => holder::create(&instances, create, cgroups).map(done),
+        Verb::Start(id) => holder::start(&instances.find(&id.id)?).map(done),
+        Verb::Run(run) => foreground::run(&instances, run, cgroups),
         Verb::State(id) => print(&instances.find(&id.id)?.state()),
-        Verb::Kill(kill) => {
-            let instance = instances.find(&kill.id.id)?;
-            let process = instance.open_process()?;
-            // Where the container has its own pid namespace its first process takes all others with it.
-            let number = kill.signal;
-            send(process.as_fd(), number).context(|| format!("send {}", options::signal_name(number))).map(|()| 0)
-        }
-        Verb::Delete(delete) => remove(&instances, delete),
-        Verb::List(list) => list_all(&instances, list),
+        Verb::Kill(kill) => control::kill(&instances.find(&kill.id.id)?, kill).map(done),
+        Verb::Delete(delete) => control::delete(&instances, delete).map(done),
+        Verb::Exec(exec) => join::exec(&instances.find(&exec.id.id)?, exec),
+        Verb::Ps(ps) => inspect::ps(&instances.find(&ps.id.id)?, ps),
+        Verb::List(list) => inspect::list(&instances, list),
+        Verb::Pause(id) => control::pause(&instances.find(&id.id)?).map(done),
+        Verb::Resume(id) => control::resume(&instances.find(&id.id)?).map(done),
+        Verb::Update(update) => update::update(&instances.find(&update.id.id)?, update).map(done),
+        Verb::Events(events) => events::follow(&instances.find(&events.id.id)?, events).map(done),
+        Verb::Checkpoint(checkpoint) => checkpoint::save(&instances.find(&checkpoint.id.id)?, checkpoint).map(done),
+        Verb::Restore(restore) => checkpoint::restore(&instances, restore, cgroups),
         Verb::Features => print(&features::all()),
-        Verb::Spec(spec) => write_spec(&spec.bundle),
+        Verb::Spec(spec) => template::write(spec).map(done),
     }
 }
 
+fn done((): ()) -> i32 {
+    0
+}
+
+/// Writes JSON for people.
 fn print(value: &serde_json::Value) -> Result<i32> {
     let text = serde_json::to_string_pretty(value).context(|| "write JSON")?;
-    writeln!(std::io::stdout(), "{text}").context(|| "write to standard output").map(|()| 0)
+    say(&format!("{text}\n"))
 }
 
-/// A container in front of the caller, with the caller's own streams.
-fn run(instances: &Instances, create: &Create, systemd_cgroup: bool) -> Result<i32> {
-    let bundle = Bundle::read(&create.bundle, &create.id.id, systemd_cgroup)?;
-    if create.detach {
-        holder::create(instances, bundle, create)?;
-        return holder::start(&instances.find(&create.id.id)?).map(|()| 0);
-    }
-    let instance = instances.make(&create.id.id, &bundle)?;
-    let ran = (|| {
-        let signals = Signals::block().context(|| "read signals from a descriptor")?;
-        let attachment = Attachment::Foreground { keys: None, proxy: true };
-        let streams = options::Streams { terminal: bundle.has_terminal(), interactive: true };
-        let (io, mut relay) = session::streams(streams, &attachment, None)?;
-        let mut created = bundle.launch(io, create.preserve_fds, true)?;
-        if let Some(master) = created.take_terminal() {
-            match &create.console_socket {
-                Some(socket) => holder::send_terminal(socket, &master)?,
-                None => session::attach_terminal(master, &attachment, true, &mut relay)?,
-            }
+fn say(text: &str) -> Result<i32> {
+    std::io::stdout().write_all(text.as_bytes()).context(|| "write to standard output").map(done)
+}
+
+/// Says an error about the program in the words that engines look for: they make their own exit codes 126 and 127 of
+/// those. Other errors stay as they are.
+fn in_engines_words(error: Error, program: &str) -> Error {
+    let words = match error.kind() {
+        Kind::NotFound if program.contains('/') => format!("exec: \"{program}\": no such file or directory"),
+        Kind::NotFound => format!("exec: \"{program}\": executable file not found in $PATH"),
+        Kind::Denied if error.errno() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+            format!("exec: \"{program}\": exec format error")
         }
-        instance.record(created.pid())?;
-        write_pid(create, created.pid())?;
-        let running = created.start()?;
-        let raw = if streams.terminal && create.console_socket.is_none() { Raw::enter()? } else { None };
-        let Watched::Exited = session::watch(&running, &signals, &mut relay, raw, true, &mut Quiet)? else {
-            return Ok(0);
-        };
-        let exit = running.wait()?;
-        finish(relay);
-        let _ = running.destroy();
-        Ok(exit.code)
-    })();
-    // What ran in front of its caller leaves nothing; the exit code is the thing to tell.
-    let _ = instance.remove();
-    ran
-}
-
-fn finish(mut relay: Relay) {
-    relay.drain();
-}
-
-struct Quiet;
-
-impl Observer for Quiet {
-    fn note(&mut self, _: &str) {}
-    fn started(&mut self) {}
-    fn detached(&mut self) -> bool {
-        false
+        Kind::Denied => format!("exec: \"{program}\": permission denied"),
+        _ => return error,
+    };
+    let hint = error.advice().map(str::to_owned);
+    let said = Error::new(error.kind(), words).because(error);
+    match hint {
+        Some(hint) => said.hint(hint),
+        None => said,
     }
 }
 
-fn write_pid(create: &Create, pid: i32) -> Result<()> {
-    let Some(path) = &create.pid_file else { return Ok(()) };
+/// Tells whoever asked for it which process it is.
+fn introduce(handles: &Handles, pid: i32, pidfd: impl AsFd) -> Result<()> {
+    if let Some(socket) = &handles.pidfd_socket {
+        send_descriptor(socket, pidfd, b"pidfd")?;
+    }
+    let Some(path) = &handles.pid_file else { return Ok(()) };
     // Whoever waits for the file must not read half a number.
     let moment = path.with_file_name(format!(".{}.{pid}", path.file_name().unwrap_or_default().to_string_lossy()));
     std::fs::write(&moment, pid.to_string()).at("write", &moment)?;
     std::fs::rename(&moment, path).at("rename", path)
 }
 
-fn remove(instances: &Instances, delete: &Delete) -> Result<i32> {
-    let instance = match instances.find(&delete.id.id) {
-        Err(error) if error.kind() == Kind::NotFound && delete.force => return Ok(0),
-        other => other?,
-    };
-    if let Ok(process) = instance.open_process() {
-        if !delete.force {
-            return Err(Error::new(Kind::Conflict, format!("container `{}` is {}", delete.id.id, instance.status()))
-                .hint("kill it first, or use --force"));
-        }
-        let _ = send(process.as_fd(), KILL);
-        let mut fds = [PollFd::new(&process, PollFlags::IN)];
-        while rustix::event::poll(&mut fds, None) == Err(rustix::io::Errno::INTR) {}
-    }
-    instance.remove().map(|()| 0)
+/// Sends a terminal's master side, with a word as runc does.
+fn send_terminal(socket: &Path, master: &OwnedFd) -> Result<()> {
+    send_descriptor(socket, master, b"console").map_err(|error| error.hint("the engine listens on --console-socket"))
 }
 
-fn list_all(instances: &Instances, list: &List) -> Result<i32> {
-    let all: Vec<Instance> = instances.all()?;
-    if list.format == "json" {
-        return print(&all.iter().map(Instance::state).collect());
-    }
-    let mut rows = Vec::new();
-    if !list.quiet {
-        rows.push(["ID", "PID", "STATUS", "BUNDLE"].map(str::to_owned).to_vec());
-    }
-    for instance in &all {
-        let state = instance.state();
-        let text = |key: &str| state[key].as_str().map_or_else(|| state[key].to_string(), str::to_owned);
-        match list.quiet {
-            true => rows.push(vec![text("id")]),
-            false => rows.push(["id", "pid", "status", "bundle"].map(text).to_vec()),
-        }
-    }
-    write!(std::io::stdout(), "{}", crate::format::table(&rows)).context(|| "write to standard output").map(|()| 0)
+fn send_descriptor(socket: &Path, descriptor: impl AsFd, word: &[u8]) -> Result<()> {
+    let stream = through_folder(socket, |short| UnixStream::connect(short)).at("connect to", socket)?;
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [descriptor.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let sent = sendmsg(&stream, &[std::io::IoSlice::new(word)], &mut control, SendFlags::NOSIGNAL);
+    sent.at("send a descriptor to", socket).map(drop)
 }
 
-fn write_spec(folder: &Path) -> Result<i32> {
-    let path = folder.join("config.json");
-    if path.exists() {
-        return Err(Error::new(Kind::Conflict, format!("`{}` exists already", path.display())));
+/// A socket's path has at most 107 bytes; through its folder's descriptor any path fits.
+fn through_folder<T>(path: &Path, act: impl FnOnce(&Path) -> std::io::Result<T>) -> std::io::Result<T> {
+    use std::os::fd::AsRawFd;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = layerfs::sys::fs::open_dir(parent)?;
+    let name = path.file_name().unwrap_or_default();
+    act(&PathBuf::from("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_find_their_words() {
+        let check = |error: Error, program: &str, expected: &str| {
+            assert!(in_engines_words(error, program).chain().starts_with(expected));
+        };
+        let missing = || Error::new(Kind::NotFound, "it is not in the container");
+        check(missing(), "sh", "exec: \"sh\": executable file not found in $PATH: it is not");
+        check(missing(), "/bin/sh", "exec: \"/bin/sh\": no such file or directory: it is not");
+        check(Error::new(Kind::Denied, "no"), "/etc", "exec: \"/etc\": permission denied: no");
+        check(Error::new(Kind::System, "mount"), "sh", "mount");
     }
-    let facts = spec::HostFacts {
-        architecture: layerfs::oci::Platform::host().architecture,
-        kernel: crate::host::kernel(),
-        ..spec::HostFacts::default()
-    };
-    let mut frame = spec::base_spec(&facts)?;
-    if let Some(root) = frame.root_mut() {
-        root.set_path("rootfs".into()).set_readonly(Some(true));
-    }
-    if let Some(process) = frame.process_mut() {
-        process.set_args(Some(vec!["sh".to_owned()]));
-    }
-    let text = serde_json::to_string_pretty(&frame).context(|| "write JSON")?;
-    std::fs::write(&path, text).at("write", &path).map(|()| 0)
 }

@@ -72,7 +72,8 @@ pub fn run(prepared: Prepared, attachment: &Attachment, observer: &mut dyn Obser
             dies_with_parent: matches!(attachment, Attachment::Foreground { keys: None, .. }),
             ..Launch::new(&spec, Rootfs::Overlay(rootfs), io, cgroup)
         };
-        let mut created = crate::launch::create(launch)?;
+        let program = container.command().first().map_or("", String::as_str);
+        let mut created = crate::launch::create(launch).map_err(|error| blame_program(error, program))?;
         connect_terminal(&mut created, attachment, options.process.streams, &mut relay)?;
         created.notes().iter().for_each(|note| observer.note(note));
         network.note.iter().for_each(|note| observer.note(note));
@@ -87,9 +88,7 @@ pub fn run(prepared: Prepared, attachment: &Attachment, observer: &mut dyn Obser
             std::fs::write(container.exit_path(), "").at("create", container.exit_path())?;
         }
         owner.write_status(&status)?;
-        let running = created
-            .start()
-            .map_err(|error| blame_program(error, container.command().first().map_or("", String::as_str)))?;
+        let running = created.start().map_err(|error| blame_program(error, program))?;
         Ok((signals, relay, pasta, status, running))
     })();
     let (signals, mut relay, pasta, mut status, running) = match launched {

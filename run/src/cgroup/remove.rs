@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::sys::process::send_signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -59,8 +60,8 @@ impl Cgroup {
     ///
     /// # Errors
     /// It is gone, or cannot be read; for `SIGKILL` also: a process does not die.
-    pub fn signal_all(&self, signal: Signal) -> Result<()> {
-        if signal == Signal::KILL {
+    pub fn signal_all(&self, signal: i32) -> Result<()> {
+        if signal == Signal::KILL.as_raw() {
             return self.kill_all();
         }
         let Some(folder) = self.folders().last().copied() else { return Ok(()) };
@@ -69,7 +70,7 @@ impl Cgroup {
         let frozen = frozen_before || self.freeze().is_ok();
         let sent = processes(folder).map(|pids| {
             for pidfd in pids.into_iter().filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
-                let _ = pidfd_send_signal(pidfd, signal);
+                let _ = send_signal(pidfd.as_fd(), signal);
             }
         });
         if frozen && !frozen_before {

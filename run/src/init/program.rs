@@ -38,6 +38,19 @@ impl Program {
         })
     }
 
+    /// Whether a file is there that could be executed. The kernel may still refuse it.
+    pub(crate) fn check(&self) -> Result<()> {
+        let mut denied = None;
+        for candidate in self.candidates() {
+            match check(&candidate) {
+                Ok(()) => return Ok(()),
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(errno) => denied = denied.or(Some(errno)),
+            }
+        }
+        Err(denied.map_or_else(|| self.not_found(), |errno| self.denied(errno)))
+    }
+
     /// Becomes the program. Returns only the reason why not.
     pub(crate) fn execute(&self) -> Error {
         let mut denied = None;

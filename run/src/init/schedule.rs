@@ -2,9 +2,7 @@
 //! personality. Read before anything starts, so that what makes no sense is refused then.
 
 use layerfs::error::{Context, Error, Kind, Result};
-use layerfs::sys::schedule::{
-    Scheduling, set_io_priority, set_memory_policy, set_personality, set_scheduling,
-};
+use layerfs::sys::schedule::{Scheduling, set_io_priority, set_memory_policy, set_personality, set_scheduling};
 use oci_spec::runtime::{
     IOPriorityClass, Linux, LinuxMemoryPolicy, LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerFlag,
     LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, Process, Scheduler,
@@ -53,7 +51,9 @@ impl Schedule {
     /// Sets all of it for this process.
     pub(crate) fn apply(&self) -> Result<()> {
         if let Some(wanted) = &self.scheduling {
-            set_scheduling(wanted).context(|| "set process.scheduler").map_err(|error| explain(error, "CAP_SYS_NICE"))?;
+            set_scheduling(wanted)
+                .context(|| "set process.scheduler")
+                .map_err(|error| explain(error, "CAP_SYS_NICE"))?;
         }
         if let Some((class, level)) = self.io {
             set_io_priority(class, level)
@@ -214,9 +214,7 @@ mod tests {
     use oci_spec::runtime::Spec;
 
     fn check(process: &str, linux: &str, words: &str) {
-        let text = format!(
-            r#"{{"process":{{"cwd":"/","user":{{"uid":0,"gid":0}}{process}}},"linux":{{{linux}}}}}"#
-        );
+        let text = format!(r#"{{"process":{{"cwd":"/","user":{{"uid":0,"gid":0}}{process}}},"linux":{{{linux}}}}}"#);
         let spec: Spec = serde_json::from_str(&text).expect("JSON of a Spec");
         let process = spec.process().as_ref().expect("it has one");
         let read = Schedule::of(process, spec.linux().as_ref()).and_then(|_| Affinity::of(process).map(drop));
@@ -233,11 +231,7 @@ mod tests {
             "",
             "process.ioPriority.priority 8 is not 0 to 7",
         );
-        check(
-            r#","scheduler":{"policy":"SCHED_OTHER","nice":20}"#,
-            "",
-            "process.scheduler.nice 20 is not -20 to 19",
-        );
+        check(r#","scheduler":{"policy":"SCHED_OTHER","nice":20}"#, "", "process.scheduler.nice 20 is not -20 to 19");
         check("", r#""personality":{"domain":"LINUX32","flags":["X"]}"#, "linux.personality.flags: `X` is unknown");
         check(
             "",

@@ -16,16 +16,18 @@ use crate::cgroup::Cgroup;
 /// `SIGKILL`
 const KILL: i32 = 9;
 
-/// A child that is killed and reaped where it is dropped.
+/// A child that is killed where it is dropped, and reaped unless that is left to somebody else.
 #[derive(Debug)]
 struct OwnedProcess {
     pid: i32,
     pidfd: Option<OwnedFd>,
+    /// Somebody else reaps it, once this process has ended.
+    left_to_reaper: bool,
 }
 
 impl OwnedProcess {
     fn new(child: Child) -> Self {
-        Self { pid: child.pid, pidfd: Some(child.pidfd) }
+        Self { pid: child.pid, pidfd: Some(child.pidfd), left_to_reaper: false }
     }
 
     fn fd(&self) -> Result<BorrowedFd<'_>> {
@@ -43,7 +45,9 @@ impl Drop for OwnedProcess {
     fn drop(&mut self) {
         if let Some(pidfd) = &self.pidfd {
             let _ = sys::send_signal(pidfd.as_fd(), KILL);
-            let _ = reap(pidfd.as_fd());
+            if !self.left_to_reaper {
+                let _ = reap(pidfd.as_fd());
+            }
         }
     }
 }
@@ -98,6 +102,12 @@ impl Created {
     /// None in practice: it lives as long as this value.
     pub fn pidfd(&self) -> Result<BorrowedFd<'_>> {
         self.process.fd()
+    }
+
+    /// Leaves it to be reaped by whoever inherits this process's children: an engine that was told of the process
+    /// waits for it, whatever becomes of it.
+    pub(crate) fn leave_to_reaper(&mut self) {
+        self.process.left_to_reaper = true;
     }
 
     /// The master side of the container's terminal, once.
@@ -233,14 +243,14 @@ fn reap(pidfd: BorrowedFd<'_>) -> Result<(i32, Option<i32>)> {
 }
 
 /// Talks to a new process until it waits before its program. `child` is that process, or the one it is cloned
-/// through.
+/// through. The inner error is what the process said of itself.
 pub(crate) fn converse(
     child: Child,
     intermediate: bool,
     channel: Option<Channel>,
     spec: Option<&Spec>,
     outside: Option<&Outside>,
-) -> Result<Waiting> {
+) -> Result<Result<Waiting>> {
     let child = OwnedProcess::new(child);
     let channel = channel.ok_or_else(|| Error::new(Kind::System, "the channel to the child was taken already"))?;
     let (mut process, mut via) = if intermediate { (None, Some(child)) } else { (Some(child), None) };
@@ -264,9 +274,8 @@ pub(crate) fn converse(
             Some(Message::Go | Message::GoOn | Message::Listener(_)) => {}
             // The end: only now is it sure that nobody is left who could still send a descriptor.
             None => {
-                return Err(failed.unwrap_or_else(|| {
-                    Error::new(Kind::System, "the container's first process died before it said why")
-                }));
+                let unsaid = || Error::new(Kind::System, "the container's first process died before it said why");
+                return Ok(Err(failed.unwrap_or_else(unsaid)));
             }
         }
         if let (true, Some(process)) = (wants_maps, &process) {
@@ -284,7 +293,7 @@ pub(crate) fn converse(
         }
     }
     let process = process.ok_or_else(|| Error::new(Kind::System, "the container has no first process"))?;
-    Ok(Waiting { process, channel, terminal, notes })
+    Ok(Ok(Waiting { process, channel, terminal, notes }))
 }
 
 fn write_id_maps(pid: i32, spec: Option<&Spec>) -> Result<()> {

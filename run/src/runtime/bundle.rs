@@ -4,9 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
-use oci_spec::runtime::Spec;
+use layerfs::userns::Mapping;
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
-use crate::cgroup;
+use super::arguments::{CgroupManager, Create, Handles};
+use super::in_engines_words;
+use crate::cgroup::{self, Presence, Request, Unit};
 use crate::launch::{Created, Identity, Io, Launch, Rootfs, create};
 use crate::spec::default_device_rules;
 
@@ -22,28 +25,43 @@ pub(super) struct Bundle {
     pub(super) spec: Spec,
     /// Where its processes are counted.
     pub(super) cgroup: cgroup::Plan,
-    root: PathBuf,
+    /// Its root, absolute.
+    pub(super) root: PathBuf,
+    /// How many descriptors from 3 on it inherits.
+    pub(super) preserve_fds: u32,
 }
 
 impl Bundle {
-    /// Reads a bundle for a container `id`.
-    pub(super) fn read(folder: &Path, id: &str, systemd_cgroup: bool) -> Result<Self> {
-        let folder = fs::canonicalize(folder).at("open bundle", folder)?;
-        let path = folder.join("config.json");
-        let size = fs::metadata(&path).at("open", &path)?.len();
-        if size > CONFIG_MAX {
-            return Err(Error::new(Kind::Limit, format!("`{}` has {size} bytes", path.display())));
-        }
-        let bytes = fs::read(&path).at("read", &path)?;
-        let mut spec = crate::spec::read(&bytes).at("read", &path)?;
+    /// Reads the bundle of a container that is to be made.
+    pub(super) fn read(create: &Create, cgroups: CgroupManager) -> Result<Self> {
+        let folder = fs::canonicalize(&create.bundle).at("open bundle", &create.bundle)?;
+        let mut spec = read_spec(&folder.join(&create.config))?;
         let root = spec.root().as_ref().map(|root| folder.join(root.path()));
-        let root = root.ok_or_else(|| Error::new(Kind::Invalid, format!("`{}` names no root", path.display())))?;
+        let root =
+            root.ok_or_else(|| Error::new(Kind::Invalid, format!("`{}` names no root", create.config.display())))?;
+        let id = create.id.id.clone();
         allow_default_devices(&mut spec);
-        let linux = spec.linux().as_ref();
-        let name = cgroup_name(linux.and_then(|linux| linux.cgroups_path().as_deref()), id, systemd_cgroup);
-        let cgroup = cgroup::plan(linux.and_then(|linux| linux.resources().as_ref()), &name)?;
-        let identity = Identity { id: id.to_owned(), bundle: folder };
-        Ok(Self { identity, spec, cgroup, root })
+        let cgroup = plan(&spec, &id, cgroups)?;
+        let preserve_fds = match spec.process_mut() {
+            Some(process) => pass_on_sockets(process, &create.handles)?,
+            None => 0,
+        };
+        Ok(Self { identity: Identity { id, bundle: folder }, spec, cgroup, root, preserve_fds })
+    }
+
+    /// Whether its first process begins a pid namespace.
+    pub(super) fn has_own_pid_namespace(&self) -> bool {
+        let namespaces = self.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        namespaces.into_iter().flatten().any(|namespace| {
+            namespace.typ() == LinuxNamespaceType::Pid
+                && namespace.path().as_ref().is_none_or(|path| path.as_os_str().is_empty())
+        })
+    }
+
+    /// The program's name.
+    pub(super) fn program(&self) -> &str {
+        let args = self.spec.process().as_ref().and_then(|process| process.args().as_deref());
+        args.and_then(<[String]>::first).map_or("", String::as_str)
     }
 
     /// Whether its process wants a terminal.
@@ -53,16 +71,72 @@ impl Bundle {
 
     /// The size its terminal begins with: columns and rows.
     pub(super) fn terminal_size(&self) -> (u16, u16) {
-        let size = self.spec.process().as_ref().and_then(|process| process.console_size());
-        let clip = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
-        size.map_or((80, 24), |size| (clip(size.width()), clip(size.height())))
+        self.spec.process().as_ref().map_or(DEFAULT_SIZE, terminal_size)
     }
 
     /// Makes the container.
-    pub(super) fn launch(&self, io: Io, preserve_fds: u32, dies_with_parent: bool) -> Result<Created> {
+    pub(super) fn launch(&self, io: Io, dies_with_parent: bool) -> Result<Created> {
         let launch = Launch::new(&self.spec, Rootfs::Path(self.root.clone()), io, self.cgroup.clone());
-        create(Launch { preserve_fds, dies_with_parent, identity: Some(&self.identity), ..launch })
+        let launch =
+            Launch { preserve_fds: self.preserve_fds, dies_with_parent, identity: Some(&self.identity), ..launch };
+        create(launch).map_err(|error| in_engines_words(error, self.program()))
     }
+}
+
+/// Columns and rows of a terminal whose size nobody says.
+const DEFAULT_SIZE: (u16, u16) = (80, 24);
+
+/// Columns and rows that a process's terminal begins with.
+pub(super) fn terminal_size(process: &Process) -> (u16, u16) {
+    let clip = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
+    process.console_size().map_or(DEFAULT_SIZE, |size| (clip(size.width()), clip(size.height())))
+}
+
+/// Reads a `config.json`.
+pub(super) fn read_spec(path: &Path) -> Result<Spec> {
+    let size = fs::metadata(path).at("open", path)?.len();
+    if size > CONFIG_MAX {
+        return Err(Error::new(Kind::Limit, format!("`{}` has {size} bytes", path.display())));
+    }
+    crate::spec::read(&fs::read(path).at("read", path)?).at("read", path)
+}
+
+/// Where the container is counted, and what it may use.
+fn plan(spec: &Spec, id: &str, cgroups: CgroupManager) -> Result<cgroup::Plan> {
+    let linux = spec.linux().as_ref();
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let path = linux.and_then(|linux| linux.cgroups_path().as_deref()).filter(|path| !path.as_os_str().is_empty());
+    let default = format!("layerfs-{id}");
+    let unit = match cgroups {
+        CgroupManager::Disabled => return Ok(cgroup::Plan::none()),
+        CgroupManager::Cgroupfs => None,
+        CgroupManager::Systemd => {
+            let user = !Mapping::current()?.is_host() || !rustix::process::geteuid().is_root();
+            Some(Unit::of(path, id, user)?.with_annotations(spec.annotations().iter().flatten()))
+        }
+    };
+    let name = path.unwrap_or(Path::new(&default));
+    cgroup::plan_for(&Request { resources, name, presence: Presence::Everywhere, unit })
+}
+
+/// How many descriptors from 3 on a process inherits: those that the caller was itself given by socket activation
+/// (sd_listen_fds(3)), which it hears of in the same words, and those that were asked for.
+pub(super) fn pass_on_sockets(process: &mut Process, handles: &Handles) -> Result<u32> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    let activated = match (number("LISTEN_FDS"), number("LISTEN_PID")) {
+        (Some(count), Some(pid)) if pid == std::process::id() => count,
+        // conmon does not name the process that it has not started yet.
+        (Some(count), None) => count,
+        _ => 0,
+    };
+    if activated > 0 {
+        let mut environment = process.env().clone().unwrap_or_default();
+        environment.extend([format!("LISTEN_FDS={activated}"), "LISTEN_PID=1".to_owned()]);
+        process.set_env(Some(environment));
+    }
+    activated
+        .checked_add(handles.preserve_fds)
+        .ok_or_else(|| Error::new(Kind::Usage, "--preserve-fds and LISTEN_FDS name more descriptors than there can be"))
 }
 
 /// Rules of a `Spec` are on top of what a runtime lets every container use; after those, so that they can take it back,
@@ -76,52 +150,9 @@ fn allow_default_devices(spec: &mut Spec) {
     }
 }
 
-/// The cgroup's path: systemd's form `slice:prefix:name` names the folder that systemd would have made.
-fn cgroup_name(path: Option<&Path>, id: &str, systemd: bool) -> PathBuf {
-    let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else {
-        return PathBuf::from(format!("layerfs-{id}"));
-    };
-    let text = path.to_string_lossy();
-    let parts: Vec<&str> = text.split(':').collect();
-    match parts[..] {
-        [slice, prefix, name] if systemd => {
-            let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}-") };
-            slice_folder(slice).join(format!("{prefix}{name}.scope"))
-        }
-        _ => path.to_owned(),
-    }
-}
-
-/// `a-b.slice` lies in `a.slice` (systemd.slice(5)).
-fn slice_folder(slice: &str) -> PathBuf {
-    let name = if slice.is_empty() { "system.slice" } else { slice };
-    let Some(stem) = name.strip_suffix(".slice") else { return PathBuf::from("/").join(name) };
-    let mut folder = PathBuf::from("/");
-    let mut sofar = String::new();
-    for word in stem.split('-').filter(|word| !word.is_empty()) {
-        sofar = if sofar.is_empty() { word.to_owned() } else { format!("{sofar}-{word}") };
-        folder.push(format!("{sofar}.slice"));
-    }
-    folder
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn check(path: Option<&str>, systemd: bool, expected: &str) {
-        assert_eq!(cgroup_name(path.map(Path::new), "c", systemd), Path::new(expected));
-    }
-
-    #[test]
-    fn cgroups_have_paths_of_both_kinds() {
-        check(None, false, "layerfs-c");
-        check(Some(""), false, "layerfs-c");
-        check(Some("/a/b"), false, "/a/b");
-        check(Some("machine-x.slice:libpod:abc"), true, "/machine.slice/machine-x.slice/libpod-abc.scope");
-        check(Some(":cri:abc"), true, "/system.slice/cri-abc.scope");
-        check(Some("a:b:c"), false, "a:b:c");
-    }
 
     #[test]
     fn default_devices_come_after_the_denial_of_all() {

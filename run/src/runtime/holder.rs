@@ -1,48 +1,49 @@
 //! The process that holds a container between `create` and `start`.
 
 use std::fs;
-use std::io::{IoSlice, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::sys::process::{CloneOptions, clone_child};
 use rustix::event::{PollFd, PollFlags};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::arguments::{CgroupManager, Create, Handles};
 use super::bundle::Bundle;
-use super::instances::{Instance, Instances};
-use super::{Create, write_pid};
+use super::instances::{Instance, Instances, Status};
+use super::{in_engines_words, introduce, send_terminal, through_folder};
 use crate::failure;
 use crate::launch::{Created, Io, Stdio};
 use crate::session::null;
 
 /// Makes a container and leaves a holder with it.
-pub(super) fn create(instances: &Instances, bundle: Bundle, create: &Create) -> Result<()> {
-    if bundle.has_terminal() != create.console_socket.is_some() {
+pub(super) fn create(instances: &Instances, create: &Create, cgroups: CgroupManager) -> Result<()> {
+    let bundle = Bundle::read(create, cgroups)?;
+    if bundle.has_terminal() != create.handles.console_socket.is_some() {
         let message = match bundle.has_terminal() {
             true => "the container wants a terminal, and there is no --console-socket to send it to",
             false => "--console-socket is for a container with a terminal",
         };
-        return Err(Error::new(Kind::Usage, message));
+        return Err(Error::new(Kind::Usage, message).hint("see process.terminal of config.json"));
     }
-    let instance = instances.make(&create.id.id, &bundle)?;
-    let made = make(&instance, &bundle, create);
+    let mut instance = instances.make(&bundle)?;
+    let made = make(&mut instance, &bundle, &create.handles);
     if made.is_err() {
+        // The first error is the one to tell.
         let _ = instance.remove();
     }
     made
 }
 
-fn make(instance: &Instance, bundle: &Bundle, create: &Create) -> Result<()> {
+fn make(instance: &mut Instance, bundle: &Bundle, handles: &Handles) -> Result<()> {
     let listener = listen(&instance.socket())?;
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).context(|| "make a pipe")?;
     // One fork: its parent ends right after, and whoever reaps here gets the holder and, later, the container.
     let child = clone_child(&CloneOptions::default(), || {
-        let made = launch(instance, bundle, create).and_then(|created| {
+        let made = launch(instance, bundle, handles).and_then(|created| {
             // Whoever reads the container's streams must see them end with the container.
             let null = null()?;
             rustix::stdio::dup2_stdin(&null).context(|| "let go of standard input")?;
@@ -53,7 +54,7 @@ fn make(instance: &Instance, bundle: &Bundle, create: &Create) -> Result<()> {
         match made {
             Ok(created) => {
                 let _ = rustix::io::write(&writer, b"ok");
-                hold(created, &listener, instance, &writer)
+                hold(created, &listener, instance, bundle.program())
             }
             Err(error) => {
                 let _ = rustix::io::write(&writer, &failure::to_bytes(&error));
@@ -81,7 +82,7 @@ fn make(instance: &Instance, bundle: &Bundle, create: &Create) -> Result<()> {
     }
 }
 
-fn launch(instance: &Instance, bundle: &Bundle, create: &Create) -> Result<Created> {
+fn launch(instance: &mut Instance, bundle: &Bundle, handles: &Handles) -> Result<Created> {
     let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().context(|| "copy a standard stream");
     let io = match bundle.has_terminal() {
         true => Io::Terminal { size: bundle.terminal_size() },
@@ -91,18 +92,22 @@ fn launch(instance: &Instance, bundle: &Bundle, create: &Create) -> Result<Creat
             stderr: own(std::io::stderr().as_fd())?,
         }),
     };
-    let mut created = bundle.launch(io, create.preserve_fds, false)?;
-    if let (Some(master), Some(socket)) = (created.take_terminal(), &create.console_socket) {
+    let mut created = bundle.launch(io, false)?;
+    for note in created.notes() {
+        let _ = writeln!(std::io::stderr(), "layerfs-runtime: {note}");
+    }
+    if let (Some(master), Some(socket)) = (created.take_terminal(), &handles.console_socket) {
         send_terminal(socket, &master)?;
     }
-    instance.record(created.pid())?;
-    write_pid(create, created.pid())?;
+    instance.record(&created)?;
+    introduce(handles, created.pid(), created.pidfd()?)?;
+    // Engines were told of it: from here on its end is theirs to see.
+    created.leave_to_reaper();
     Ok(created)
 }
 
 /// Waits for `start`, or for the container to be killed.
-fn hold(created: Created, listener: &UnixListener, instance: &Instance, pipe: &OwnedFd) -> i32 {
-    let _ = pipe;
+fn hold(created: Created, listener: &UnixListener, instance: &Instance, program: &str) -> i32 {
     let stream = loop {
         let Ok(process) = created.pidfd() else { return 1 };
         let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::from_borrowed_fd(process, PollFlags::IN)];
@@ -120,7 +125,7 @@ fn hold(created: Created, listener: &UnixListener, instance: &Instance, pipe: &O
     };
     // From here on it is no longer one that was only created.
     let _ = fs::remove_file(instance.socket());
-    let answer = match created.start() {
+    let answer = match created.start().map_err(|error| in_engines_words(error, program)) {
         // Dropped, it goes on.
         Ok(_running) => b"ok".to_vec(),
         Err(error) => failure::to_bytes(&error),
@@ -132,11 +137,10 @@ fn hold(created: Created, listener: &UnixListener, instance: &Instance, pipe: &O
 /// Lets a created container's program run.
 pub(super) fn start(instance: &Instance) -> Result<()> {
     let status = instance.status();
-    if status != "created" {
-        return Err(Error::new(
-            Kind::Conflict,
-            format!("container is {status}, and only a created one can be started"),
-        ));
+    if status != Status::Created {
+        let sentence =
+            format!("container `{}` is {}, and only a created one can be started", instance.id(), status.word());
+        return Err(Error::new(Kind::Conflict, sentence));
     }
     let path = instance.socket();
     let mut stream = through_folder(&path, |short| UnixStream::connect(short)).at("connect to", &path)?;
@@ -150,23 +154,4 @@ pub(super) fn start(instance: &Instance) -> Result<()> {
 
 fn listen(path: &Path) -> Result<UnixListener> {
     through_folder(path, |short| UnixListener::bind(short)).at("listen on", path)
-}
-
-/// A socket's path has at most 107 bytes; through its folder's descriptor any path fits.
-fn through_folder<T>(path: &Path, act: impl FnOnce(&Path) -> std::io::Result<T>) -> std::io::Result<T> {
-    use std::os::fd::AsRawFd;
-    let folder = layerfs::sys::fs::open_dir(path.parent().unwrap_or(Path::new("/")))?;
-    let name = path.file_name().unwrap_or_default();
-    act(&Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
-}
-
-/// Sends a terminal's master side, with the word `console` as runc does.
-pub(super) fn send_terminal(socket: &Path, master: &OwnedFd) -> Result<()> {
-    let stream = UnixStream::connect(socket).at("connect to console socket", socket)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [master.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    let sent = sendmsg(&stream, &[IoSlice::new(b"console")], &mut control, SendFlags::NOSIGNAL);
-    sent.at("send the terminal to", socket).map(drop)
 }

@@ -4,17 +4,18 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::userns::Mapping;
 use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::bundle::Bundle;
 use crate::cgroup::Cgroup;
-use crate::launch::{Identity, hooks};
+use crate::launch::{Created, Identity, hooks};
 use crate::spec::VERSION;
 use crate::state::ProcessId;
 use crate::time;
@@ -28,13 +29,39 @@ const START: &str = "start";
 struct Record {
     id: String,
     bundle: PathBuf,
+    root: PathBuf,
     created: String,
+    owner: u32,
     cgroup: Cgroup,
     annotations: HashMap<String, String>,
     process: Option<ProcessId>,
     /// As they were when it was created: what becomes of the bundle later is nothing to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     hooks: Option<Hooks>,
+    /// Its first process takes all others along when it ends.
+    own_pid_namespace: bool,
+}
+
+/// The specification's word for where a container is in its life, and one more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Status {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// All of one root.
@@ -52,23 +79,39 @@ pub(super) struct Instance {
 
 impl Instances {
     /// Engines call some verbs without `--root` and with an almost empty environment, so the place follows from who
-    /// calls alone.
+    /// calls alone. Root has one whatever its session is.
     pub(super) fn of(root: Option<&Path>) -> Result<Self> {
         let uid = rustix::process::geteuid();
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let is_real_root = uid.is_root() && Mapping::current()?.is_host();
         let root = match (root, runtime) {
-            (Some(root), _) => root.to_owned(),
-            (None, Some(runtime)) => runtime.join("layerfs-runtime"),
-            (None, None) if uid.is_root() => PathBuf::from("/run/layerfs-runtime"),
-            (None, None) => PathBuf::from(format!("/tmp/layerfs-runtime-{}", uid.as_raw())),
+            (Some(root), _) => std::path::absolute(root).at("find", root)?,
+            (None, Some(runtime)) if !is_real_root => runtime.join("layerfs-runtime"),
+            (None, _) if uid.is_root() => PathBuf::from("/run/layerfs-runtime"),
+            (None, _) => PathBuf::from(format!("/tmp/layerfs-runtime-{}", uid.as_raw())),
         };
         Ok(Self { root })
     }
 
-    /// A new one; its folder is its claim to the id.
-    pub(super) fn make(&self, id: &str, bundle: &Bundle) -> Result<Instance> {
-        check_id(id)?;
+    /// The root may lie in a folder of everybody's, where somebody else could have made it first.
+    fn make_root(&self) -> Result<()> {
         fs::DirBuilder::new().mode(0o700).recursive(true).create(&self.root).at("create", &self.root)?;
+        let owner = fs::metadata(&self.root).at("look at", &self.root)?.uid();
+        if owner != rustix::process::geteuid().as_raw() {
+            return Err(Error::new(
+                Kind::Denied,
+                format!("the folder of containers `{}` belongs to user {owner}", self.root.display()),
+            )
+            .hint("name another one by --root, or set XDG_RUNTIME_DIR"));
+        }
+        Ok(())
+    }
+
+    /// A new one; its folder is its claim to the id.
+    pub(super) fn make(&self, bundle: &Bundle) -> Result<Instance> {
+        let id = &bundle.identity.id;
+        check_id(id)?;
+        self.make_root()?;
         let folder = self.root.join(id);
         if let Err(error) = fs::DirBuilder::new().mode(0o700).create(&folder) {
             return match error.kind() {
@@ -82,15 +125,18 @@ impl Instances {
         let record = Record {
             id: id.to_owned(),
             bundle: bundle.identity.bundle.clone(),
+            root: bundle.root.clone(),
+            owner: rustix::process::geteuid().as_raw(),
             created: time::format(time::now()),
             // Written down before it is made, for whoever clears up.
             cgroup: bundle.cgroup.cgroup(),
             annotations,
             process: None,
             hooks: bundle.spec.hooks().clone(),
+            own_pid_namespace: bundle.has_own_pid_namespace(),
         };
-        let instance = Instance { folder, record };
-        instance.write(&instance.record).map(|()| instance)
+        let mut instance = Instance { folder, record };
+        instance.write().map(|()| instance)
     }
 
     /// The one with this id.
@@ -121,16 +167,34 @@ impl Instances {
 }
 
 impl Instance {
-    /// Writes down its first process.
-    pub(super) fn record(&self, pid: i32) -> Result<()> {
-        self.write(&Record { process: Some(ProcessId::of(pid)?), ..self.record.clone() })
+    /// Writes down its first process, and the cgroup as it was made.
+    pub(super) fn record(&mut self, created: &Created) -> Result<()> {
+        self.record.process = Some(ProcessId::of(created.pid())?);
+        self.record.cgroup = created.cgroup().clone();
+        self.write()
     }
 
-    fn write(&self, record: &Record) -> Result<()> {
+    fn write(&mut self) -> Result<()> {
         let (moment, path) = (self.folder.join(".state.json"), self.folder.join("state.json"));
-        let bytes = serde_json::to_vec(record).context(|| "write JSON")?;
+        let bytes = serde_json::to_vec(&self.record).context(|| "write JSON")?;
         fs::write(&moment, bytes).at("write", &moment)?;
         fs::rename(&moment, &path).at("rename", &path)
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    pub(super) fn bundle(&self) -> &Path {
+        &self.record.bundle
+    }
+
+    pub(super) fn cgroup(&self) -> &Cgroup {
+        &self.record.cgroup
+    }
+
+    pub(super) fn has_own_pid_namespace(&self) -> bool {
+        self.record.own_pid_namespace
     }
 
     /// Its folder's socket.
@@ -140,38 +204,52 @@ impl Instance {
 
     /// The first process, where it lives.
     pub(super) fn open_process(&self) -> Result<OwnedFd> {
-        let stopped = || Error::new(Kind::NotFound, format!("container `{}` is not running", self.record.id));
+        let stopped = || Error::new(Kind::Conflict, format!("container not running: `{}` is stopped", self.record.id));
         self.record.process.as_ref().and_then(ProcessId::open).ok_or_else(stopped)
     }
 
-    /// The specification's word for where it is in its life.
-    pub(super) fn status(&self) -> &'static str {
+    /// The numbers of its processes.
+    pub(super) fn processes(&self) -> Result<Vec<i32>> {
+        let pids = self.record.cgroup.processes()?;
         match &self.record.process {
-            None => "creating",
-            Some(process) if !process.is_alive() => "stopped",
-            Some(_) if self.socket().exists() => "created",
-            Some(_) => "running",
+            // Without a cgroup only this one is known.
+            Some(process) if pids.is_empty() && process.is_alive() => Ok(vec![process.pid]),
+            _ => Ok(pids),
         }
     }
 
-    /// The state as the specification has it (runtime.md, "State").
+    /// Where it is in its life.
+    pub(super) fn status(&self) -> Status {
+        match &self.record.process {
+            None => Status::Creating,
+            Some(process) if !process.is_alive() => Status::Stopped,
+            Some(_) if self.record.cgroup.is_frozen() => Status::Paused,
+            Some(_) if self.socket().exists() => Status::Created,
+            Some(_) => Status::Running,
+        }
+    }
+
+    /// The state as the specification has it (runtime.md, "State"), with what runc and crun say besides.
     pub(super) fn state(&self) -> Value {
         let status = self.status();
-        let pid = self.record.process.as_ref().filter(|_| status != "stopped").map_or(0, |process| process.pid);
+        let pid = self.record.process.as_ref().filter(|_| status != Status::Stopped).map_or(0, |process| process.pid);
         json!({
             "ociVersion": VERSION,
             "id": self.record.id,
             "pid": pid,
-            "status": status,
+            "status": status.word(),
             "bundle": self.record.bundle,
+            "rootfs": self.record.root,
             "created": self.record.created,
+            "owner": user_name(self.record.owner),
             "annotations": self.record.annotations,
         })
     }
 
-    /// Removes what is left of it. Its `poststop` hooks come last, and what goes wrong there is only a warning.
+    /// Removes what is left of it: whoever still lives in its cgroup, that, and its folder, which stays for another
+    /// try where the cgroup does. Its `poststop` hooks come last, and what goes wrong there is only a warning.
     pub(super) fn remove(&self) -> Result<()> {
-        let cgroup = self.record.cgroup.destroy();
+        self.record.cgroup.destroy()?;
         fs::remove_dir_all(&self.folder).at("remove", &self.folder)?;
         if let Some(all) = &self.record.hooks {
             let identity = Identity { id: self.record.id.clone(), bundle: self.record.bundle.clone() };
@@ -179,8 +257,16 @@ impl Instance {
                 let _ = writeln!(std::io::stderr(), "layerfs-runtime: warning: {}", error.chain());
             }
         }
-        cgroup
+        Ok(())
     }
+}
+
+/// As the host's own list has it; the number where it has none.
+fn user_name(uid: u32) -> String {
+    let list = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let number = uid.to_string();
+    let line = list.lines().find(|line| line.split(':').nth(2) == Some(&number));
+    line.and_then(|line| line.split(':').next()).map_or(number.clone(), str::to_owned)
 }
 
 /// crun's grammar: no separator of paths, nothing that looks like a flag or a hidden file.
