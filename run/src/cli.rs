@@ -57,7 +57,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
             let error = Error::new(Kind::Unsupported, "this release does not serve FUSE file systems");
             return tell("layerfs-fuse", &error.hint("the kernel's overlay file system is used instead"), exit::FAILED);
         }
-        Some("layerfs-runtime") => return crate::runtime::main(&arguments),
+        // Engines ask some runtimes for more, and know them by their names.
+        Some("layerfs-runtime" | "runc" | "crun") => return crate::runtime::main(&arguments),
         _ => {}
     }
     let (verb, rest) = split(&arguments[arguments.len().min(1)..]);

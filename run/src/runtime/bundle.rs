@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::userns::Mapping;
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, Process, Spec};
 
 use super::arguments::{CgroupManager, Create, Handles};
 use super::in_engines_words;
@@ -140,12 +140,16 @@ pub(super) fn pass_on_sockets(process: &mut Process, handles: &Handles) -> Resul
 }
 
 /// Rules of a `Spec` are on top of what a runtime lets every container use; after those, so that they can take it back,
-/// but for a first rule that denies everything.
+/// but for a rule that denies everything and what is before that.
 fn allow_default_devices(spec: &mut Spec) {
     let rules = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut()?.devices_mut().as_mut());
     if let Some(rules) = rules.filter(|rules| !rules.is_empty()) {
-        let denies_all = !rules[0].allow() && rules[0].major().is_none() && rules[0].minor().is_none();
-        let at = usize::from(denies_all);
+        let is_all = |rule: &LinuxDeviceCgroup| {
+            let kind = rule.typ().is_none_or(|kind| kind == LinuxDeviceType::A);
+            kind && rule.major().is_none_or(|number| number < 0) && rule.minor().is_none_or(|number| number < 0)
+        };
+        // dockerd has its list there twice.
+        let at = rules.iter().rposition(|rule| !rule.allow() && is_all(rule)).map_or(0, |last| last + 1);
         rules.splice(at..at, default_device_rules());
     }
 }
@@ -157,10 +161,19 @@ mod tests {
     #[test]
     fn default_devices_come_after_the_denial_of_all() {
         let rules = r#"[{"allow":false,"access":"rwm"},{"allow":false,"type":"c","major":1,"minor":3,"access":"w"}]"#;
+        check(rules, 0);
+        let twice = rules.replacen('[', r#"[{"allow":true,"type":"c","major":1,"minor":5},{"allow":true},"#, 1);
+        check(&twice, 2);
+    }
+
+    /// The rules that every container has come after the denial at this place.
+    fn check(rules: &str, denial: usize) {
         let text = format!(r#"{{"ociVersion":"1.0.2","linux":{{"resources":{{"devices":{rules}}}}}}}"#);
         let mut spec: Spec = serde_json::from_str(&text).expect("valid");
         allow_default_devices(&mut spec);
         let rules = spec.linux().as_ref().and_then(|l| l.resources().as_ref()?.devices().clone()).expect("rules");
-        assert_eq!((rules.len(), rules[0].allow(), rules[1].allow(), rules[11].allow()), (12, false, true, false));
+        let (first, last) = (&rules[denial], &rules[denial + 11]);
+        assert_eq!((rules.len(), first.allow(), last.allow()), (12 + denial, false, false));
+        assert_eq!(&rules[denial + 1..denial + 11], default_device_rules());
     }
 }
