@@ -3,8 +3,8 @@
 //!
 //! Between `create` and `start` a small process holds the container: it is the other end of the channel that the
 //! container's first process waits on. `start` talks to it through a socket in the container's folder; then it goes,
-//! and the container becomes a child of whoever reaps here, as engines expect. The holder never reaps the container:
-//! its end is its engine's to see.
+//! while the container is a child of whoever reaps here from the end of `create` on, as engines expect. The holder never
+//! reaps the container: its end is its engine's to see.
 //!
 //! Exit codes: `run` and `exec` have the program's own; 1 is a failure, 255 one of `exec`. The words of a failure go to
 //! standard error and, as the one line it gets, to the file of `--log`: engines take the message, and some of them the

@@ -16,18 +16,16 @@ use crate::cgroup::Cgroup;
 /// `SIGKILL`
 const KILL: i32 = 9;
 
-/// A child that is killed where it is dropped, and reaped unless that is left to somebody else.
+/// A child that is killed and reaped where it is dropped.
 #[derive(Debug)]
 struct OwnedProcess {
     pid: i32,
     pidfd: Option<OwnedFd>,
-    /// Somebody else reaps it, once this process has ended.
-    left_to_reaper: bool,
 }
 
 impl OwnedProcess {
     fn new(child: Child) -> Self {
-        Self { pid: child.pid, pidfd: Some(child.pidfd), left_to_reaper: false }
+        Self { pid: child.pid, pidfd: Some(child.pidfd) }
     }
 
     fn fd(&self) -> Result<BorrowedFd<'_>> {
@@ -45,9 +43,7 @@ impl Drop for OwnedProcess {
     fn drop(&mut self) {
         if let Some(pidfd) = &self.pidfd {
             let _ = sys::send_signal(pidfd.as_fd(), KILL);
-            if !self.left_to_reaper {
-                let _ = reap(pidfd.as_fd());
-            }
+            let _ = reap(pidfd.as_fd());
         }
     }
 }
@@ -104,10 +100,10 @@ impl Created {
         self.process.fd()
     }
 
-    /// Leaves it to be reaped by whoever inherits this process's children: an engine that was told of the process
-    /// waits for it, whatever becomes of it.
-    pub(crate) fn leave_to_reaper(&mut self) {
-        self.process.left_to_reaper = true;
+    /// Lets go of a container that another process holds now, in a copy of this value.
+    pub(crate) fn hand_over(mut self) {
+        self.process.pidfd = None;
+        self.cgroup.0 = None;
     }
 
     /// The master side of the container's terminal, once.

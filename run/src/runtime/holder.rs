@@ -1,5 +1,6 @@
 //! The process that holds a container between `create` and `start`.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -9,7 +10,6 @@ use std::path::Path;
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::sys::process::{CloneOptions, clone_child};
 use rustix::event::{PollFd, PollFlags};
-use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::arguments::{CgroupManager, Create, Handles};
 use super::bundle::Bundle;
@@ -40,49 +40,6 @@ pub(super) fn create(instances: &Instances, create: &Create, cgroups: CgroupMana
 
 fn make(instance: &mut Instance, bundle: &Bundle, handles: &Handles) -> Result<()> {
     let listener = listen(&instance.socket())?;
-    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).context(|| "make a pipe")?;
-    // One fork: its parent ends right after, and whoever reaps here gets the holder and, later, the container.
-    let child = clone_child(&CloneOptions::default(), || {
-        let made = launch(instance, bundle, handles).and_then(|created| {
-            // Whoever reads the container's streams must see them end with the container.
-            let null = null()?;
-            rustix::stdio::dup2_stdin(&null).context(|| "let go of standard input")?;
-            rustix::stdio::dup2_stdout(&null).context(|| "let go of standard output")?;
-            rustix::stdio::dup2_stderr(&null).context(|| "let go of standard error")?;
-            Ok(created)
-        });
-        match made {
-            Ok(created) => {
-                let _ = rustix::io::write(&writer, b"ok");
-                hold(created, &listener, instance, bundle.program())
-            }
-            Err(error) => {
-                let _ = rustix::io::write(&writer, &failure::to_bytes(&error));
-                1
-            }
-        }
-    });
-    let child = child.context(|| "start the process that holds the container")?;
-    drop(writer);
-    let mut said = [0u8; 64 << 10];
-    let count = loop {
-        match rustix::io::read(&reader, &mut said) {
-            Err(rustix::io::Errno::INTR) => {}
-            other => break other.context(|| "read from the process that holds the container")?,
-        }
-    };
-    match &said[..count] {
-        b"ok" => Ok(()),
-        b"" => Err(Error::new(Kind::System, "the process that holds the container died")),
-        bytes => {
-            let how = rustix::process::WaitIdOptions::EXITED;
-            let _ = rustix::process::waitid(rustix::process::WaitId::PidFd(child.pidfd.as_fd()), how);
-            Err(failure::from_bytes(bytes).unwrap_or_else(|| Error::new(Kind::System, "it could not be said why")))
-        }
-    }
-}
-
-fn launch(instance: &mut Instance, bundle: &Bundle, handles: &Handles) -> Result<Created> {
     let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().context(|| "copy a standard stream");
     let io = match bundle.has_terminal() {
         true => Io::Terminal { size: bundle.terminal_size() },
@@ -101,13 +58,24 @@ fn launch(instance: &mut Instance, bundle: &Bundle, handles: &Handles) -> Result
     }
     instance.record(&created)?;
     introduce(handles, created.pid(), created.pidfd()?)?;
-    // Engines were told of it: from here on its end is theirs to see.
-    created.leave_to_reaper();
-    Ok(created)
+    // The container is this process's child and the holder only its sibling: when this process ends, right after, its
+    // engine gets the container, and may wait for it from that moment on (buildah does).
+    let created = Cell::new(Some(created));
+    let body = || created.take().map_or(1, |created| hold(created, &listener, instance, bundle.program()));
+    clone_child(&CloneOptions::default(), body).context(|| "start the process that holds the container")?;
+    if let Some(created) = created.take() {
+        created.hand_over();
+    }
+    Ok(())
 }
 
 /// Waits for `start`, or for the container to be killed.
 fn hold(created: Created, listener: &UnixListener, instance: &Instance, program: &str) -> i32 {
+    // Whoever reads the container's streams must see them end with the container.
+    let Ok(null) = null() else { return 1 };
+    let _ = rustix::stdio::dup2_stdin(&null)
+        .and_then(|()| rustix::stdio::dup2_stdout(&null))
+        .and_then(|()| rustix::stdio::dup2_stderr(&null));
     let stream = loop {
         let Ok(process) = created.pidfd() else { return 1 };
         let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::from_borrowed_fd(process, PollFlags::IN)];
