@@ -12,6 +12,7 @@ mod end_to_end;
 mod interop;
 mod rootless;
 mod run_verbs;
+mod runtime_spec;
 mod store;
 mod tidy;
 mod vm;

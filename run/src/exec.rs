@@ -70,6 +70,7 @@ fn join(exec: Exec<'_>) -> Result<Result<Waiting>> {
         proc: host_proc()?,
         joins: Vec::new(),
         namespaces: 0,
+        time_offsets: None,
         control_groups: placement.v1,
         oom_score_adj: process.oom_score_adj(),
         schedule: Schedule::of(process, None)?,

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::sys::{container, process as sys};
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use rustix::fs::{FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::termios::Winsize;
@@ -60,6 +60,8 @@ pub(crate) struct Init<'a> {
     pub(crate) joins: Vec<(OwnedFd, LinkNameSpaceType)>,
     /// `CLONE_NEW*` flags of the namespaces it was born into.
     pub(crate) namespaces: u64,
+    /// What the clocks of a time namespace of its own are ahead by, where that was not set before.
+    pub(crate) time_offsets: Option<String>,
     /// `tasks` files of v1 hierarchies.
     pub(crate) control_groups: Vec<OwnedFd>,
     pub(crate) oom_score_adj: Option<i32>,
@@ -94,7 +96,10 @@ impl<'a> Init<'a> {
         if self.dies_with_parent {
             die_with_parent()?;
         }
-        let program = Program::of(process)?;
+        let mut program = match self.spec.is_none_or(|spec| spec.process().is_some()) {
+            true => Some(Program::of(process)?),
+            false => None,
+        };
         if self.namespaces & libc_flag::USER != 0 {
             ask(channel, &Message::WantIdMaps)?;
         }
@@ -102,6 +107,9 @@ impl<'a> Init<'a> {
         self.join_control_groups()?;
         if self.namespaces & libc_flag::USER != 0 {
             become_namespace_root()?;
+        }
+        if let Some(offsets) = &self.time_offsets {
+            namespaces::make_time_namespace(offsets)?;
         }
         new_session()?;
         namespaces::join(&self.joins)?;
@@ -113,7 +121,7 @@ impl<'a> Init<'a> {
             container::bring_up_loopback().context(|| "bring up the loopback interface")?;
         }
         if let Some(spec) = self.spec {
-            set_names(spec, self.namespaces & libc_flag::UTS != 0)?;
+            set_names(spec, rootfs::has_namespace(spec, LinuxNamespaceType::Uts))?;
         }
         let wants_terminal = matches!(self.streams, Streams::Terminal(_));
         let terminal = match self.view {
@@ -133,6 +141,9 @@ impl<'a> Init<'a> {
             View::Joined if wants_terminal => Some(rootfs::terminal_here()?),
             View::Joined => None,
         };
+        if let Some(program) = &mut program {
+            program.ensure_home(process.user().uid());
+        }
         attach_streams(self.streams, terminal, process, channel)?;
         identity::set_limits(process)?;
         confine(self.affinity.last.as_ref())?;
@@ -177,7 +188,7 @@ impl<'a> Init<'a> {
 
 /// What is left to do once the launcher says go.
 struct Ready<'a> {
-    program: Program,
+    program: Option<Program>,
     sets: Sets,
     filter: Option<Filter>,
     no_new_privileges: bool,
@@ -188,7 +199,7 @@ struct Ready<'a> {
 impl Ready<'_> {
     /// Engines want to hear while they create a container that its program is not there, not when they start it.
     fn check_program(self) -> Result<Self> {
-        self.program.check().map(|()| self)
+        self.program.as_ref().map_or(Ok(()), Program::check).map(|()| self)
     }
 
     fn execute(self, channel: &Channel) -> Error {
@@ -198,13 +209,16 @@ impl Ready<'_> {
             Ok(_) => return launcher_gone(),
             Err(error) => return error,
         }
+        let Some(program) = &self.program else {
+            return Error::new(Kind::Invalid, "the Spec has no process, so there is nothing to start");
+        };
         match self.give_up_privileges(channel) {
-            Ok(program) => program.execute(),
+            Ok(()) => program.execute(),
             Err(error) => about_set_up(error),
         }
     }
 
-    fn give_up_privileges(self, channel: &Channel) -> Result<Program> {
+    fn give_up_privileges(&self, channel: &Channel) -> Result<()> {
         if let Some(outside) = self.outside {
             let environment = self.process.env().as_deref().unwrap_or_default();
             outside.run(Moment::StartContainer, own_pid(), Some(environment))?;
@@ -218,7 +232,7 @@ impl Ready<'_> {
             rustix::thread::set_no_new_privs(true).context(|| "set no_new_privs")?;
             self.load_filter(channel)?;
         }
-        Ok(self.program)
+        Ok(())
     }
 
     fn load_filter(&self, channel: &Channel) -> Result<()> {
@@ -289,13 +303,13 @@ fn new_session() -> Result<()> {
     }
 }
 
-fn set_names(spec: &Spec, own: bool) -> Result<()> {
+fn set_names(spec: &Spec, listed: bool) -> Result<()> {
     for (what, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
         let Some(name) = name else { continue };
-        if !own {
+        if !listed {
             return Err(Error::new(
                 Kind::Invalid,
-                format!("{what} `{name}` needs a UTS namespace of the container's own"),
+                format!("{what} `{name}` needs a uts namespace in linux.namespaces"),
             ));
         }
         let set = if what == "hostname" { rustix::system::sethostname } else { rustix::system::setdomainname };
@@ -339,7 +353,7 @@ fn attach_streams(
 fn set_labels(process: &Process, proc: BorrowedFd<'_>) -> Result<()> {
     if let Some(profile) = process.apparmor_profile().as_ref().filter(|profile| !profile.is_empty()) {
         let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
-        if enabled.is_ok_and(|text| text.starts_with('N')) {
+        if !enabled.is_ok_and(|text| text.starts_with('Y')) {
             return Err(Error::new(
                 Kind::Unsupported,
                 format!("AppArmor profile `{profile}`: the host has no AppArmor"),

@@ -23,12 +23,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::sys::process::{self as sys, CloneOptions};
 use layerfs::userns::Mapping;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 
 use crate::cgroup;
 use crate::init::schedule::{Affinity, Schedule};
 use crate::init::{Init, Streams, View, libc_flag};
-use crate::rootfs::{Prepared, host_proc};
+use crate::rootfs::{Circumstances, Prepared, host_proc};
 use crate::seccomp::Filter;
 
 pub use crate::rootfs::Rootfs;
@@ -123,7 +123,9 @@ pub(crate) fn about_set_up(error: Error) -> Error {
 /// The inner error is what the new process said of itself.
 fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
     let Launch { spec, rootfs, io, cgroup, preserve_fds, dies_with_parent, identity } = launch;
-    let process = spec.process().as_ref().ok_or_else(|| Error::new(Kind::Invalid, "the Spec has no process"))?;
+    // A container may be made without a program; then it cannot be started.
+    let nothing = no_process();
+    let process = spec.process().as_ref().unwrap_or(&nothing);
     check_preserved(preserve_fds)?;
     refuse_what_is_not_done(spec)?;
     let outside = Outside::of(spec, identity)?;
@@ -135,15 +137,21 @@ fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
     // Hooks look for the root where the bundle has it.
     let moments = [Moment::Prestart, Moment::CreateRuntime, Moment::CreateContainer];
     let has_hooks = outside.as_ref().is_some_and(|outside| outside.has(&moments));
-    let prepared = Prepared::new(spec, &rootfs, in_user_namespace, has_hooks)?;
+    let circumstances = Circumstances {
+        in_user_namespace,
+        in_its_place: has_hooks,
+        bundle: identity.map(|identity| identity.bundle.as_path()),
+    };
+    let prepared = Prepared::new(spec, &rootfs, circumstances)?;
     let plan_notes = cgroup.notes().to_vec();
     let (cgroup, placement) = cgroup.apply()?;
 
     let started = (|| {
         let (own_end, child_end) = channel::pair()?;
         let intermediate = namespaces.need_intermediate();
-        let Namespaces { new, joins } = namespaces;
+        let Namespaces { new, joins, time_offsets } = namespaces;
         let (outer_joins, inner_joins) = if intermediate { (joins, Vec::new()) } else { (Vec::new(), joins) };
+        let (outer_offsets, inner_offsets) = if own_user_namespace { (None, time_offsets) } else { (time_offsets, None) };
         let init = Init {
             process,
             spec: Some(spec),
@@ -152,6 +160,7 @@ fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
             proc: host_proc()?,
             joins: inner_joins,
             namespaces: new,
+            time_offsets: inner_offsets,
             control_groups: placement.v1,
             oom_score_adj: process.oom_score_adj(),
             schedule,
@@ -162,12 +171,17 @@ fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
             dies_with_parent,
             outside: outside.as_ref(),
         };
-        // The cgroup namespace is unshared once the process is in its cgroup.
-        let at_clone = new & !libc_flag::CGROUP;
+        // The cgroup namespace is unshared once the process is in its cgroup, a time namespace with offsets before its
+        // first process is cloned or executed.
+        let set_apart = init.time_offsets.is_some() || outer_offsets.is_some();
+        let at_clone = new & !libc_flag::CGROUP & !(if set_apart { libc_flag::TIME } else { 0 });
         let options =
             CloneOptions { namespaces: at_clone, cgroup: placement.v2.as_ref().map(AsFd::as_fd), sibling: false };
         let child = if intermediate {
-            let enter = move || namespaces::join(&outer_joins);
+            let enter = move || {
+                namespaces::join(&outer_joins)?;
+                outer_offsets.as_deref().map_or(Ok(()), namespaces::make_time_namespace)
+            };
             namespaces::clone_through(enter, options, init, (&own_end, child_end))
         } else {
             let own_end = &own_end;
@@ -194,6 +208,13 @@ fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
     }
 }
 
+/// What stands in for a process that the Spec does not have: nothing to run, and no right to anything.
+fn no_process() -> Process {
+    let mut process = Process::default();
+    process.set_args(None).set_capabilities(None).set_rlimits(None).set_cwd("/".into());
+    process
+}
+
 /// A descriptor that is not open now could be one of our own by the time the program starts.
 pub(crate) fn check_preserved(count: u32) -> Result<()> {
     for number in 3..3 + u64::from(count) {
@@ -209,7 +230,6 @@ fn refuse_what_is_not_done(spec: &Spec) -> Result<()> {
     let linux = spec.linux().as_ref();
     let refused = [
         ("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some())),
-        ("linux.timeOffsets", linux.is_some_and(|linux| linux.time_offsets().is_some())),
         ("linux.netDevices", linux.is_some_and(|linux| linux.net_devices().is_some())),
     ];
     match refused.iter().find(|(_, present)| *present) {

@@ -17,6 +17,7 @@ mod hide;
 mod idmap;
 pub(crate) mod options;
 pub(crate) mod path;
+mod sysctl;
 mod terminal;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,7 +27,7 @@ use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::mount::MountPlan;
 use layerfs::sys::mount::{MountAttributes, set_attributes};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
 
 use options::{Attributes, Bind, IdMap, MountOptions};
@@ -50,6 +51,16 @@ pub(crate) struct Prepared<'a> {
     devices: devices::Way,
     /// Where the root is attached.
     place: PathBuf,
+    view: View,
+}
+
+/// Whose mount namespace it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum View {
+    /// The container's alone.
+    Own,
+    /// One that others are in as well: nothing of theirs is changed, and what is mounted for the container stays.
+    Shared,
 }
 
 /// What was built, and is to become the root.
@@ -57,6 +68,7 @@ pub(crate) struct Built<'a> {
     spec: &'a Spec,
     root: Root,
     proc: OwnedFd,
+    view: View,
 }
 
 /// The master and the slave side of a terminal.
@@ -69,20 +81,31 @@ pub(crate) struct BuildOptions {
     pub(crate) terminal: bool,
 }
 
+/// Under which circumstances a root is made ready.
+#[derive(Clone, Copy)]
+pub(crate) struct Circumstances<'a> {
+    /// The container is in a user namespace, be it its own or the caller's: device nodes cannot be made there.
+    pub(crate) in_user_namespace: bool,
+    /// A root that is a folder is found at the folder's path while it is built, for others to look at.
+    pub(crate) in_its_place: bool,
+    /// Where the Spec came from: what it names by a relative path lies there.
+    pub(crate) bundle: Option<&'a Path>,
+}
+
 impl<'a> Prepared<'a> {
-    /// Opens the root and the sources of bind mounts. `in_user_namespace` is true of the container, be it by its
-    /// own user namespace or by the caller's: device nodes cannot be made there. With `in_its_place` a root that is a
-    /// folder is found at the folder's path while it is built, for others to look at.
-    pub(crate) fn new(spec: &'a Spec, rootfs: &Rootfs, in_user_namespace: bool, in_its_place: bool) -> Result<Self> {
+    /// Opens the root and the sources of bind mounts.
+    pub(crate) fn new(spec: &'a Spec, rootfs: &Rootfs, circumstances: Circumstances<'_>) -> Result<Self> {
+        let Circumstances { in_user_namespace, in_its_place, bundle } = circumstances;
         let root = match rootfs {
             Rootfs::Overlay(plan) => layerfs::mount::overlay(plan)?,
             Rootfs::Path(path) => clone_tree(path, true).at("open the root", path)?,
         };
+        sysctl::check(spec)?;
         let mut sources = Vec::new();
         for mount in spec.mounts().iter().flatten() {
             let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
             let bind = options.bind.or((mount.typ().as_deref() == Some("bind")).then_some(Bind::Single));
-            let source = bind.map(|bind| open_source(mount, bind)).transpose()?;
+            let source = bind.map(|bind| open_source(mount, bind, bundle)).transpose()?;
             let is_mapped = |maps: &Option<Vec<_>>| maps.as_ref().is_some_and(|maps| !maps.is_empty());
             let mapped = is_mapped(mount.uid_mappings()) || is_mapped(mount.gid_mappings());
             if let Some(idmap) = options.idmap.clone().or_else(|| mapped.then(IdMap::default)) {
@@ -93,12 +116,13 @@ impl<'a> Prepared<'a> {
             }
             sources.push((mount, options, source));
         }
+        let view = if namespace_is_new(spec, LinuxNamespaceType::Mount) { View::Own } else { View::Shared };
         let devices = if in_user_namespace { devices::Way::BindFromHost } else { devices::Way::Make };
         let place = match rootfs {
-            Rootfs::Path(path) if in_its_place => path.clone(),
+            Rootfs::Path(path) if in_its_place || view == View::Shared => path.clone(),
             _ => PathBuf::from("/"),
         };
-        Ok(Self { spec, root, sources, devices, place })
+        Ok(Self { spec, root, sources, devices, place, view })
     }
 
     /// Builds the view, and opens the terminal where one is asked for. Runs in new namespaces, before privileges are
@@ -114,7 +138,9 @@ impl<'a> Prepared<'a> {
             Some(name) if options::root_propagation(name)? != options::private() => options::slave(),
             _ => options::private(),
         };
-        set_whole_propagation(outer).context(|| "cut the mount namespace off from the host's")?;
+        if self.view == View::Own {
+            set_whole_propagation(outer).context(|| "cut the mount namespace off from the host's")?;
+        }
 
         // Mounted over "/": no path lookup of this process ends there, since a lookup starts below it, and the
         // mount goes with the old root. No folder on the host is needed for it.
@@ -146,16 +172,16 @@ impl<'a> Prepared<'a> {
         if let Some((_, slave)) = &terminal {
             terminal::bind_console(&root, slave.as_fd())?;
         }
-        Ok((Built { spec: self.spec, root, proc }, terminal))
+        Ok((Built { spec: self.spec, root, proc, view: self.view }, terminal))
     }
 }
 
 impl Built<'_> {
     /// Hides what is to be hidden, and makes the view this process's root.
     pub(crate) fn enter(self) -> Result<()> {
-        let Self { spec, root, proc } = self;
+        let Self { spec, root, proc, view } = self;
         let linux = spec.linux().as_ref();
-        write_sysctls(spec, proc.as_fd())?;
+        sysctl::write(spec, proc.as_fd())?;
         if let Some(process) = spec.process().as_ref() {
             ensure_working_folder(&root, process.cwd());
         }
@@ -165,6 +191,11 @@ impl Built<'_> {
         }
         if spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
             layerfs::sys::mount::set_read_only(root.as_fd()).context(|| "make the root read-only")?;
+        }
+        if view == View::Shared {
+            // The root of a namespace is its others' too.
+            rustix::process::fchdir(root.as_fd()).context(|| "enter the root")?;
+            return rustix::process::chroot(".").context(|| "make the container's root the root (chroot)");
         }
         enter(&root)?;
         if let Some(name) = linux.and_then(|linux| linux.rootfs_propagation().as_deref()) {
@@ -196,13 +227,14 @@ fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> std::result::Result<
 }
 
 /// The source of a bind mount as a detached mount, cut off from the host's mounts unless it asks otherwise.
-fn open_source(mount: &Mount, bind: Bind) -> Result<OwnedFd> {
+fn open_source(mount: &Mount, bind: Bind, bundle: Option<&Path>) -> Result<OwnedFd> {
     let destination = mount.destination().display();
     let source = mount
         .source()
         .as_ref()
         .ok_or_else(|| Error::new(Kind::Invalid, format!("bind mount `{destination}` has no source")))?;
-    let tree = clone_tree(source, bind == Bind::Recursive)
+    let path = bundle.map_or_else(|| source.clone(), |bundle| bundle.join(source));
+    let tree = clone_tree(&path, bind == Bind::Recursive)
         .context(|| format!("mount `{}` on `{destination}`", source.display()))?;
     let wants = |option: &String| matches!(option.as_str(), "slave" | "rslave" | "shared" | "rshared");
     let propagation = match mount.options().iter().flatten().find(|option| wants(option)) {
@@ -243,14 +275,18 @@ fn place(
         }
         kind @ ("proc" | "sysfs") => {
             let target = root.ensure_plain_dir(destination)?;
-            let fs = file_system::make(kind, mount, options)
+            let fs = file_system::make(kind, mount, options, None)
                 .or_else(|error| file_system::outer_instead(kind, error, new_network, options, note))?;
             attach(fs.as_fd(), target.as_fd()).context(|| "attach it")?;
             fs
         }
         kind => {
+            // A tmpfs takes the mode of the folder it covers, as with crun and runc: over /tmp everybody may write.
+            let wants_mode = kind == "tmpfs" && !options.data.iter().any(|(key, _)| key == "mode");
+            let covered = if wants_mode { root.find(destination).ok() } else { None };
             let target = root.ensure_dir(destination)?;
-            let fs = file_system::make(kind, mount, options)?;
+            let mode = covered.and_then(|covered| fstat(covered).ok()).map(|stat| stat.st_mode & 0o7777);
+            let fs = file_system::make(kind, mount, options, mode)?;
             if options.copy_up {
                 copy_up::fill(target.as_fd(), fs.as_fd())?;
                 if options.read_only() {
@@ -263,6 +299,12 @@ fn place(
     };
     set_mount_propagation(attached.as_fd(), options)?;
     Ok(Some(attached))
+}
+
+/// Whether the Spec lists a namespace, new or not.
+pub(crate) fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces.into_iter().flatten().any(|namespace| namespace.typ() == kind)
 }
 
 /// Whether the Spec asks for a namespace of its own.
@@ -329,37 +371,6 @@ pub(crate) fn write_proc_of(proc: BorrowedFd<'_>, path: &str, value: &str) -> Re
     Ok(())
 }
 
-fn write_sysctls(spec: &Spec, proc: BorrowedFd<'_>) -> Result<()> {
-    let Some(sysctls) = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref()) else { return Ok(()) };
-    for (name, value) in sysctls {
-        let path = format!("sys/{}", sysctl_path(name));
-        if path.split('/').any(|part| part == "..") {
-            return Err(Error::new(Kind::Invalid, format!("sysctl `{name}` is not a name")));
-        }
-        write_proc_of(proc, &path, value).context(|| format!("set sysctl `{name}`"))?;
-    }
-    Ok(())
-}
-
-/// `net.ipv4.ip_forward` and `net/ipv4/conf/eth0.1/forwarding` both, as `sysctl(8)`: the first separator decides.
-fn sysctl_path(name: &str) -> String {
-    match name.find(['.', '/']) {
-        Some(at) if name.as_bytes()[at] == b'/' => name.to_owned(),
-        _ => name
-            .chars()
-            .map(|c| {
-                if c == '.' {
-                    '/'
-                } else if c == '/' {
-                    '.'
-                } else {
-                    c
-                }
-            })
-            .collect(),
-    }
-}
-
 /// Makes the working folder where the image has none, as engines do. A root that refuses shows when it is entered.
 fn ensure_working_folder(root: &Root, path: &Path) {
     let _ = root.ensure_dir(path);
@@ -378,16 +389,4 @@ fn enter(root: &Root) -> Result<()> {
     set_attributes(old.as_fd(), &attributes, true).context(|| "cut the old root off")?;
     unmount(".", UnmountFlags::DETACH).context(|| "let go of the old root")?;
     rustix::process::chdir("/").context(|| "enter the root")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sysctl_names_in_both_spellings() {
-        assert_eq!(sysctl_path("net.ipv4.ip_forward"), "net/ipv4/ip_forward");
-        assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/forwarding"), "net/ipv4/conf/eth0.1/forwarding");
-        assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.forwarding"), "net/ipv4/conf/eth0.1/forwarding");
-    }
 }

@@ -1,6 +1,7 @@
 //! What the tests stand on: the programs as installed, parties that use them, registries, images, rivals.
 
 pub(crate) mod actor;
+pub(crate) mod agent;
 pub(crate) mod call;
 pub(crate) mod faulty;
 pub(crate) mod http;

@@ -1,12 +1,15 @@
 //! From `args` to the running program.
 
 use std::ffi::CString;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use layerfs::error::{Error, Kind, Result};
 use oci_spec::runtime::Process;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
+
+use crate::spec::user;
 
 /// What `execve(2)` is called with.
 pub(crate) struct Program {
@@ -49,6 +52,17 @@ impl Program {
             }
         }
         Err(denied.map_or_else(|| self.not_found(), |errno| self.denied(errno)))
+    }
+
+    /// Gives it a `HOME` where its environment has none: the folder that the container's `/etc/passwd` has for the user,
+    /// else `/`. Everybody's runtime does so, and shells without one misbehave.
+    pub(crate) fn ensure_home(&mut self, uid: u32) {
+        if self.environment.iter().any(|variable| variable.as_bytes().starts_with(b"HOME=")) {
+            return;
+        }
+        let user = user::resolve(&uid.to_string(), &read_passwd().unwrap_or_default(), b"", &[]);
+        let home = user.map_or_else(|_| "/".to_owned(), |user| user.home);
+        self.environment.extend(CString::new(format!("HOME={home}")));
     }
 
     /// Becomes the program. Returns only the reason why not.
@@ -108,6 +122,20 @@ impl Program {
             _ => error,
         }
     }
+}
+
+/// The container's `/etc/passwd`, unless it is something that would block or fill the memory.
+fn read_passwd() -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = std::fs::File::from(open_plain("/etc/passwd", flags).ok()?);
+    let stat = fstat(&file).ok()?;
+    let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || size > user::FILE_MAX {
+        return None;
+    }
+    let mut text = Vec::new();
+    file.take(user::FILE_MAX).read_to_end(&mut text).ok()?;
+    Some(text)
 }
 
 /// Refuses what is no executable file, and any way to it through a magic link of `/proc`: a container that makes us

@@ -81,8 +81,8 @@ impl Moment {
     /// What the container is, in the specification's words.
     fn status(self) -> &'static str {
         match self {
-            Self::Prestart | Self::CreateRuntime | Self::CreateContainer => "creating",
-            Self::StartContainer => "created",
+            // "After step 2" of the lifecycle, in which the environment is made; the first hooks are step 3.
+            Self::Prestart | Self::CreateRuntime | Self::CreateContainer | Self::StartContainer => "created",
             Self::Poststart => "running",
             Self::Poststop => "stopped",
         }

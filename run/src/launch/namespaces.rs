@@ -19,6 +19,8 @@ pub(crate) struct Namespaces {
     pub(crate) new: u64,
     /// Those of others, the user namespace first: it gives the right to enter the rest.
     pub(crate) joins: Vec<(OwnedFd, LinkNameSpaceType)>,
+    /// What a new time namespace's clocks are ahead by, as `/proc/PID/timens_offsets` takes it.
+    pub(crate) time_offsets: Option<String>,
 }
 
 impl Namespaces {
@@ -40,15 +42,16 @@ impl Namespaces {
                 }
             }
         }
-        if new & libc_flag::MOUNT == 0 {
+        if new & libc_flag::MOUNT == 0 && !joins.iter().any(|(_, kind)| *kind == LinkNameSpaceType::Mount) {
             return Err(Error::new(Kind::Unsupported, "a container without a mount namespace of its own")
-                .hint("list a mount namespace without a path in linux.namespaces"));
+                .hint("list a mount namespace in linux.namespaces: new, or another one by its path"));
         }
         if new & libc_flag::USER != 0 {
             check_mappings(spec)?;
         }
         joins.sort_by_key(|(_, kind)| *kind != LinkNameSpaceType::User);
-        Ok(Self { new, joins })
+        let time_offsets = time_offsets(spec, new & libc_flag::TIME != 0)?;
+        Ok(Self { new, joins, time_offsets })
     }
 
     pub(crate) fn joins_user(&self) -> bool {
@@ -58,12 +61,16 @@ impl Namespaces {
     /// Joining can be left to the container's process, save three cases: a pid or time namespace is entered by what
     /// is cloned next; a new user namespace takes away the right to enter others; and in a joined user namespace the
     /// new namespaces are to be its own.
+    ///
+    /// The clocks of a time namespace can be set until somebody is in it, so they are before the clone, where the right
+    /// to do so does not come from a new user namespace.
     pub(crate) fn need_intermediate(&self) -> bool {
         let by_clone = |kind: LinkNameSpaceType| {
             matches!(kind, LinkNameSpaceType::ProcessID | LinkNameSpaceType::Time | LinkNameSpaceType::User)
         };
         self.joins.iter().any(|(_, kind)| by_clone(*kind))
             || (self.new & libc_flag::USER != 0 && !self.joins.is_empty())
+            || (self.new & libc_flag::USER == 0 && self.time_offsets.is_some())
     }
 }
 
@@ -75,6 +82,31 @@ fn check_mappings(spec: &Spec) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(Kind::Invalid, "a new user namespace needs linux.uidMappings and linux.gidMappings"))
+}
+
+fn time_offsets(spec: &Spec, own: bool) -> Result<Option<String>> {
+    let offsets = spec.linux().as_ref().and_then(|linux| linux.time_offsets().as_ref());
+    let Some(offsets) = offsets.filter(|offsets| !offsets.is_empty()) else { return Ok(None) };
+    if !own {
+        return Err(Error::new(Kind::Invalid, "linux.timeOffsets needs a new time namespace in linux.namespaces"));
+    }
+    let mut text = String::new();
+    for (clock, offset) in offsets {
+        if !matches!(clock.as_str(), "monotonic" | "boottime") {
+            return Err(Error::new(Kind::Invalid, format!("linux.timeOffsets: `{clock}` is no clock of a namespace"))
+                .hint("there are `monotonic` and `boottime`"));
+        }
+        let (seconds, nanoseconds) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+        text.push_str(&format!("{clock} {seconds} {nanoseconds}\n"));
+    }
+    Ok(Some(text))
+}
+
+/// Makes a time namespace with clocks that are ahead, for what is cloned or executed next.
+pub(crate) fn make_time_namespace(offsets: &str) -> Result<()> {
+    sys::unshare_namespaces(libc_flag::TIME).context(|| "make a time namespace")?;
+    let proc = crate::rootfs::host_proc()?;
+    crate::rootfs::write_proc_of(proc.as_fd(), "self/timens_offsets", offsets).context(|| "set linux.timeOffsets")
 }
 
 /// The flag of a namespace for `clone3(2)`, and its type for `setns(2)`.
@@ -127,10 +159,31 @@ pub(crate) fn join(namespaces: &[(OwnedFd, LinkNameSpaceType)]) -> Result<()> {
         hide_from_tracers().context(|| "hide from tracers")?;
     }
     for (namespace, kind) in namespaces {
-        move_into_link_name_space(namespace.as_fd(), Some(*kind))
-            .context(|| format!("join the {kind:?} namespace").to_lowercase())?;
+        let entered = move_into_link_name_space(namespace.as_fd(), Some(*kind));
+        entered.context(|| format!("join the {} namespace", name_of(*kind))).map_err(|error| {
+            match error.errno().map(Errno::from_raw_os_error) {
+                Some(Errno::INVAL) => error.hint("is the file of linux.namespaces one of that type?"),
+                Some(Errno::PERM) => error.hint("only root of the user namespace that owns it may join it"),
+                _ => error,
+            }
+        })?;
     }
     Ok(())
+}
+
+/// The Spec's word for a namespace.
+fn name_of(kind: LinkNameSpaceType) -> &'static str {
+    use LinkNameSpaceType as L;
+    match kind {
+        L::Mount => "mount",
+        L::ControlGroup => "cgroup",
+        L::HostNameAndNISDomainName => "uts",
+        L::InterProcessCommunication => "ipc",
+        L::User => "user",
+        L::ProcessID => "pid",
+        L::Network => "network",
+        L::Time => "time",
+    }
 }
 
 /// Adds what is most likely wrong.

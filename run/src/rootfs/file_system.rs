@@ -13,8 +13,18 @@ use rustix::mount::{
 use super::options::MountOptions;
 use super::{clone_tree, set_mount_attributes};
 
-/// Makes a file system that is attached nowhere.
-pub(super) fn make(kind: &str, mount: &Mount, options: &MountOptions) -> Result<OwnedFd> {
+/// Makes a file system that is attached nowhere. `mode` is that of its top folder, where the options have none.
+pub(super) fn make(kind: &str, mount: &Mount, options: &MountOptions, mode: Option<u32>) -> Result<OwnedFd> {
+    let with_mode;
+    let options = match mode {
+        None => options,
+        Some(mode) => {
+            let mut changed = options.clone();
+            changed.data.push(("mode".to_owned(), Some(format!("{mode:o}"))));
+            with_mode = changed;
+            &with_mode
+        }
+    };
     let made = configure(kind, mount, options, Terminals::OfTheirGroup);
     match made {
         // The group of terminals has no number in a user namespace with a single id.

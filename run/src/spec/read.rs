@@ -21,6 +21,13 @@ pub fn read(bytes: &[u8]) -> Result<Spec> {
             return Err(Error::new(Kind::Invalid, format!("mounts[{index}].destination is empty")));
         }
     }
+    let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref());
+    for (index, device) in devices.into_iter().flatten().enumerate() {
+        if !device.path().is_absolute() {
+            let path = device.path().display();
+            return Err(Error::new(Kind::Invalid, format!("linux.devices[{index}].path: `{path}` is not absolute")));
+        }
+    }
     Ok(spec)
 }
 
@@ -38,6 +45,10 @@ fn under(field: &str, error: &Error) -> Error {
 }
 
 fn check_process(process: &Process) -> Result<()> {
+    let folder = process.cwd();
+    if !folder.is_absolute() {
+        return Err(Error::new(Kind::Invalid, format!("cwd: `{}` is not absolute", folder.display())));
+    }
     let limits = process.rlimits().as_deref().unwrap_or_default();
     for (index, limit) in limits.iter().enumerate() {
         if limits[..index].iter().any(|other| other.typ() == limit.typ()) {
