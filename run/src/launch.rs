@@ -151,7 +151,8 @@ fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
         let intermediate = namespaces.need_intermediate();
         let Namespaces { new, joins, time_offsets } = namespaces;
         let (outer_joins, inner_joins) = if intermediate { (joins, Vec::new()) } else { (Vec::new(), joins) };
-        let (outer_offsets, inner_offsets) = if own_user_namespace { (None, time_offsets) } else { (time_offsets, None) };
+        let (outer_offsets, inner_offsets) =
+            if own_user_namespace { (None, time_offsets) } else { (time_offsets, None) };
         let init = Init {
             process,
             spec: Some(spec),

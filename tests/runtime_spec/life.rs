@@ -18,8 +18,21 @@ fn programs(bundle: &Path) {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("our own file");
     };
     let log = bundle.join("log");
-    program("hook", &format!("#!/bin/bash\nstate=$(cat)\necho \"$* $A $(grep -oE '\"(id|status)\": ?\"[^\"]*\"' <<<\"$state\" | tr -d ' ' | sort | tr '\\n' ' ')\" >>{}\n", log.display()));
-    program("where", &format!("#!/bin/bash\ncat >/dev/null; for n in mnt net pid; do [ \"$(readlink /proc/self/ns/$n)\" = \"$(readlink /proc/$(cat {})/ns/$n)\" ] && echo $1 outside $n || echo $1 inside $n; done >>{}\n", bundle.join("outside").display(), log.display()));
+    program(
+        "hook",
+        &format!(
+            "#!/bin/bash\nstate=$(cat)\necho \"$* $A $(grep -oE '\"(id|status)\": ?\"[^\"]*\"' <<<\"$state\" | tr -d ' ' | sort | tr '\\n' ' ')\" >>{}\n",
+            log.display()
+        ),
+    );
+    program(
+        "where",
+        &format!(
+            "#!/bin/bash\ncat >/dev/null; for n in mnt net pid; do [ \"$(readlink /proc/self/ns/$n)\" = \"$(readlink /proc/$(cat {})/ns/$n)\" ] && echo $1 outside $n || echo $1 inside $n; done >>{}\n",
+            bundle.join("outside").display(),
+            log.display()
+        ),
+    );
     program("fail", "#!/bin/sh\ncat >/dev/null; echo no thanks >&2; exit 3\n");
     program("hang", "#!/bin/sh\nsleep 20\n");
     program("rootfs/inner", "#!/bin/sh\ncat >/state; echo $* $A >>/inner-log\n");

@@ -36,56 +36,88 @@ fn namespaces_as_crun_and_runc_have_them() {
             sed -i \"s,HOLDER,$holder,\" config.json; $R create $ID </dev/null >/dev/null; echo \"exit $?\"; pid=$($R state $ID | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p')
             [ \"$(readlink /proc/$pid/ns/{file})\" = \"$(readlink /proc/$holder/ns/{file})\" ] && echo joined; $R delete --force $ID; kill $keeper $holder; wait 2>/dev/null"
         ).into_boxed_str());
-        case(name, "").with(move |spec| {
-            namespace(spec, kind, Some(&format!("/proc/HOLDER/ns/{file}")));
-            if kind == "uts" {
-                spec.as_object_mut().expect("a Spec").remove("hostname");
-            }
-        }).drive(drive).shows("joined")
+        case(name, "")
+            .with(move |spec| {
+                namespace(spec, kind, Some(&format!("/proc/HOLDER/ns/{file}")));
+                if kind == "uts" {
+                    spec.as_object_mut().expect("a Spec").remove("hostname");
+                }
+            })
+            .drive(drive)
+            .shows("joined")
     };
     let cases = vec![
         case("the usual namespaces", "").drive(DIFFERENT).shows("own mnt"),
-        case("all namespaces", "").with(|spec| {
-            for kind in ["cgroup", "time"] {
-                namespace(spec, kind, None);
-            }
-            mapped(spec);
-        }).drive(DIFFERENT).shows("own user").shows("own time").shows("own cgroup"),
-        case("a mount namespace alone", "").with(|spec| {
-            spec["linux"]["namespaces"] = json!([{"type": "mount"}]);
-            spec.as_object_mut().expect("a Spec").remove("hostname");
-        }).drive(DIFFERENT).shows("same pid"),
+        case("all namespaces", "")
+            .with(|spec| {
+                for kind in ["cgroup", "time"] {
+                    namespace(spec, kind, None);
+                }
+                mapped(spec);
+            })
+            .drive(DIFFERENT)
+            .shows("own user")
+            .shows("own time")
+            .shows("own cgroup"),
+        case("a mount namespace alone", "")
+            .with(|spec| {
+                spec["linux"]["namespaces"] = json!([{"type": "mount"}]);
+                spec.as_object_mut().expect("a Spec").remove("hostname");
+            })
+            .drive(DIFFERENT)
+            .shows("same pid"),
         joined("network", "net", "--net"),
         joined("ipc", "ipc", "--ipc"),
         joined("uts", "uts", "--uts"),
         joined("cgroup", "cgroup", "--cgroup"),
         joined("pid", "pid", "--pid --fork"),
         joined("time", "time", "--time"),
-        refused("a namespace twice", "twice").with(|spec| {
-            spec["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({"type": "pid"}));
-        }).but("the specification wants an error; crun takes it"),
-        bad("an unknown namespace", "linux.namespaces[0].type: unknown variant `moon`", "namespaces", json!([{"type": "moon"}])),
-        refused("a namespace that is not there", "/proc/self/ns/moon").with(|spec| namespace(spec, "network", Some("/proc/self/ns/moon"))),
-        refused("a namespace of another type", "network namespace").with(|spec| namespace(spec, "network", Some("/proc/self/ns/ipc"))),
-        refused("a namespace that is a file", "network namespace").with(|spec| namespace(spec, "network", Some("/etc/passwd"))),
-        case("a user namespace", "cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '; id -u; stat -c '%u %g' /bin/busybox").with(mapped).shows(" 5000 200000 10"),
-        case("a user in a user namespace", "grep -E 'Uid|Gid|Cap' /proc/self/status").with(|spec| {
-            mapped(spec);
-            spec["process"]["user"] = json!({"uid": 5, "gid": 5001, "additionalGids": [7]});
-        }).shows("5001"),
+        refused("a namespace twice", "twice")
+            .with(|spec| {
+                spec["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({"type": "pid"}));
+            })
+            .but("the specification wants an error; crun takes it"),
+        bad(
+            "an unknown namespace",
+            "linux.namespaces[0].type: unknown variant `moon`",
+            "namespaces",
+            json!([{"type": "moon"}]),
+        ),
+        refused("a namespace that is not there", "/proc/self/ns/moon")
+            .with(|spec| namespace(spec, "network", Some("/proc/self/ns/moon"))),
+        refused("a namespace of another type", "network namespace")
+            .with(|spec| namespace(spec, "network", Some("/proc/self/ns/ipc"))),
+        refused("a namespace that is a file", "network namespace")
+            .with(|spec| namespace(spec, "network", Some("/etc/passwd"))),
+        case(
+            "a user namespace",
+            "cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '; id -u; stat -c '%u %g' /bin/busybox",
+        )
+        .with(mapped)
+        .shows(" 5000 200000 10"),
+        case("a user in a user namespace", "grep -E 'Uid|Gid|Cap' /proc/self/status")
+            .with(|spec| {
+                mapped(spec);
+                spec["process"]["user"] = json!({"uid": 5, "gid": 5001, "additionalGids": [7]});
+            })
+            .shows("5001"),
         refused("a user namespace without mappings", "linux.uidMappings").with(|spec| namespace(spec, "user", None)),
         refused("mappings that overlap", "uid_map").with(|spec| {
             mapped(spec);
-            spec["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 0, "size": 10}, {"containerID": 5, "hostID": 100, "size": 10}]);
+            spec["linux"]["uidMappings"] =
+                json!([{"containerID": 0, "hostID": 0, "size": 10}, {"containerID": 5, "hostID": 100, "size": 10}]);
         }),
         refused("a user who is not mapped", "does not exist in this user namespace").with(|spec| {
             mapped(spec);
             spec["process"]["user"] = json!({"uid": 3000, "gid": 0});
         }),
-        case("time offsets", "cat /proc/self/timens_offsets | tr -s ' '").with(|spec| {
-            namespace(spec, "time", None);
-            spec["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 1000, "nanosecs": 7}, "boottime": {"secs": 100_000}});
-        }).shows("monotonic 1000 7"),
+        case("time offsets", "cat /proc/self/timens_offsets | tr -s ' '")
+            .with(|spec| {
+                namespace(spec, "time", None);
+                spec["linux"]["timeOffsets"] =
+                    json!({"monotonic": {"secs": 1000, "nanosecs": 7}, "boottime": {"secs": 100_000}});
+            })
+            .shows("monotonic 1000 7"),
         refused("time offsets without a namespace", "linux.timeOffsets").with(|spec| {
             spec["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 1}});
         }),
@@ -181,22 +213,48 @@ fn limited(name: &'static str, script: &'static str, resources: Value) -> Case {
 #[test]
 fn resources_as_crun_and_runc_have_them() {
     let node = |kind: &'static str| {
-        limited(kind, "mknod /null c 1 3; mknod /fuse c 10 229; echo x 2>&1 >/null && echo null; cat 2>&1 </fuse | sed 's/.*: //'", json!({"devices": match kind {
-            "devices denied" => json!([{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"}, {"allow": true, "type": "c", "major": 10, "access": "m"}]),
-            _ => json!([{"allow": true, "access": "rwm"}]),
-        }}))
+        limited(
+            kind,
+            "mknod /null c 1 3; mknod /fuse c 10 229; echo x 2>&1 >/null && echo null; cat 2>&1 </fuse | sed 's/.*: //'",
+            json!({"devices": match kind {
+                "devices denied" => json!([{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"}, {"allow": true, "type": "c", "major": 10, "access": "m"}]),
+                _ => json!([{"allow": true, "access": "rwm"}]),
+            }}),
+        )
     };
     let cases = vec![
-        limited("memory", "cd /sys/fs/cgroup/memory; cat memory.limit_in_bytes memory.soft_limit_in_bytes memory.swappiness",
-            json!({"memory": {"limit": 67_108_864, "reservation": 33_554_432, "swappiness": 10}})).shows("67108864"),
-        limited("memory without end", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes", json!({"memory": {"limit": -1}})),
-        limited("cpu", "cd /sys/fs/cgroup/cpu; cat cpu.shares cpu.cfs_quota_us cpu.cfs_period_us",
-            json!({"cpu": {"shares": 512, "quota": 50_000, "period": 200_000}})).shows("200000"),
-        limited("cpu burst", "cat /sys/fs/cgroup/cpu/cpu.cfs_burst_us", json!({"cpu": {"quota": 50_000, "period": 100_000, "burst": 20_000}})).shows("20000"),
-        limited("cpuset", "grep _allowed_list /proc/self/status", json!({"cpu": {"cpus": "0", "mems": "0"}})).shows("Cpus_allowed_list:\t0\n"),
+        limited(
+            "memory",
+            "cd /sys/fs/cgroup/memory; cat memory.limit_in_bytes memory.soft_limit_in_bytes memory.swappiness",
+            json!({"memory": {"limit": 67_108_864, "reservation": 33_554_432, "swappiness": 10}}),
+        )
+        .shows("67108864"),
+        limited(
+            "memory without end",
+            "cat /sys/fs/cgroup/memory/memory.limit_in_bytes",
+            json!({"memory": {"limit": -1}}),
+        ),
+        limited(
+            "cpu",
+            "cd /sys/fs/cgroup/cpu; cat cpu.shares cpu.cfs_quota_us cpu.cfs_period_us",
+            json!({"cpu": {"shares": 512, "quota": 50_000, "period": 200_000}}),
+        )
+        .shows("200000"),
+        limited(
+            "cpu burst",
+            "cat /sys/fs/cgroup/cpu/cpu.cfs_burst_us",
+            json!({"cpu": {"quota": 50_000, "period": 100_000, "burst": 20_000}}),
+        )
+        .shows("20000"),
+        limited("cpuset", "grep _allowed_list /proc/self/status", json!({"cpu": {"cpus": "0", "mems": "0"}}))
+            .shows("Cpus_allowed_list:\t0\n"),
         limited("pids", "cat /sys/fs/cgroup/pids/pids.max", json!({"pids": {"limit": 33}})).shows("33"),
         limited("pids without end", "cat /sys/fs/cgroup/pids/pids.max", json!({"pids": {"limit": -1}})).shows("max"),
-        limited("throttled devices", "cat /sys/fs/cgroup/blkio/blkio.throttle.read_bps_device", json!({"blockIO": {"throttleReadBpsDevice": [{"major": 7, "minor": 0, "rate": 1_048_576}]}})),
+        limited(
+            "throttled devices",
+            "cat /sys/fs/cgroup/blkio/blkio.throttle.read_bps_device",
+            json!({"blockIO": {"throttleReadBpsDevice": [{"major": 7, "minor": 0, "rate": 1_048_576}]}}),
+        ),
         node("devices denied").shows("null\n"),
         node("devices allowed"),
         refused("a limit that is no number", "linux.resources.memory.limit").with(|spec| {

@@ -20,10 +20,13 @@ use serde_json::{Value, json};
 
 use crate::harness::{Call, Report, machine, peers};
 
+/// What a case does to the configuration, knowing the bundle's folder.
+type Change = Box<dyn Fn(&mut Value, &Path)>;
+
 /// One field, option or refusal.
 pub(crate) struct Case {
     name: &'static str,
-    change: Box<dyn Fn(&mut Value, &Path)>,
+    change: Change,
     script: &'static str,
     drive: &'static str,
     prepare: Box<dyn Fn(&Path)>,
@@ -96,7 +99,8 @@ impl Case {
 
 /// The configuration that cases change.
 pub(crate) fn base(script: &str) -> Value {
-    let capabilities = ["CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_FOWNER", "CAP_KILL", "CAP_MKNOD", "CAP_SETGID", "CAP_SETUID"];
+    let capabilities =
+        ["CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_FOWNER", "CAP_KILL", "CAP_MKNOD", "CAP_SETGID", "CAP_SETUID"];
     let namespaces: Vec<Value> =
         ["pid", "network", "ipc", "uts", "mount"].iter().map(|kind| json!({"type": kind})).collect();
     json!({
@@ -171,7 +175,8 @@ pub(crate) fn compare(subject: &str, cases: Vec<Case>) {
     let mut wrong = Vec::new();
     let (mut same, mut one, mut explained) = (0, 0, Vec::new());
     for (index, case) in cases.iter().enumerate() {
-        let [ours, crun, runc] = RUNTIMES.map(|runtime| Seen::read(&dir.path().join(index.to_string()).join(runtime), case));
+        let [ours, crun, runc] =
+            RUNTIMES.map(|runtime| Seen::read(&dir.path().join(index.to_string()).join(runtime), case));
         let missing: Vec<_> = case.shows.iter().filter(|text| !ours.out.contains(**text)).collect();
         let words = case.refusal.is_none_or(|words| ours.err.contains(words) && ours.is_refused());
         let agrees = (ours.same(&crun, case), ours.same(&runc, case));
@@ -191,7 +196,10 @@ pub(crate) fn compare(subject: &str, cases: Vec<Case>) {
             _ => false,
         };
         if !fine || !missing.is_empty() || !words {
-            wrong.push(format!("== {}: lacks {missing:?}\n-- ours\n{ours}\n-- crun\n{crun}\n-- runc\n{runc}", case.name));
+            wrong.push(format!(
+                "== {}: lacks {missing:?}\n-- ours\n{ours}\n-- crun\n{crun}\n-- runc\n{runc}",
+                case.name
+            ));
         }
     }
     report(subject, cases.len(), same, one, &explained);
@@ -200,7 +208,10 @@ pub(crate) fn compare(subject: &str, cases: Vec<Case>) {
 
 #[expect(clippy::print_stdout, reason = "the counts are what one runs this for")]
 fn report(subject: &str, all: usize, same: usize, one: usize, explained: &[(&str, &str)]) {
-    println!("{subject}: {all} cases, {same} as both, {one} as the one where they differ, {} explained", explained.len());
+    println!(
+        "{subject}: {all} cases, {same} as both, {one} as the one where they differ, {} explained",
+        explained.len()
+    );
     for (name, why) in explained {
         println!("  {name}: {why}");
     }
@@ -265,7 +276,13 @@ fn make_bundle(bundle: &Path, busybox: &Path, case: &Case) {
 /// Runs our runtime alone, outside any rival's root.
 pub(crate) fn ours(bundle: &Path, id: &str) -> Report {
     let state = bundle.join("state");
-    Call::new(machine::programs().join("layerfs-runtime")).arg("--root").arg(state).arg("run").arg(id).dir(bundle).output()
+    Call::new(machine::programs().join("layerfs-runtime"))
+        .arg("--root")
+        .arg(state)
+        .arg("run")
+        .arg(id)
+        .dir(bundle)
+        .output()
 }
 
 /// A bundle for [`ours`].

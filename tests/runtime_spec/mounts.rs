@@ -12,12 +12,15 @@ use super::{Case, case, compare, mount, namespace, refused};
 const TABLE: &str = r#"awk '$5 ~ "^/m" { spread = ""; for (i = 7; $i != "-"; i++) { sub(":.*", "", $i); spread = spread $i " " } print $5, $6, spread, $(i + 1) }' /proc/self/mountinfo"#;
 
 /// Of the file system itself as well.
-const WITH_DATA: &str = r#"awk '$5 ~ "^/m" { for (i = 7; $i != "-"; i++); print $5, $6, $(i + 1), $(i + 3) }' /proc/self/mountinfo"#;
+const WITH_DATA: &str =
+    r#"awk '$5 ~ "^/m" { for (i = 7; $i != "-"; i++); print $5, $6, $(i + 1), $(i + 3) }' /proc/self/mountinfo"#;
 
 fn tmpfs(name: &'static str, options: &'static [&'static str]) -> Case {
-    case(name, WITH_DATA).with(move |spec| {
-        mount(spec, json!({"destination": "/m", "type": "tmpfs", "source": "tmpfs", "options": options}));
-    }).shows("/m ")
+    case(name, WITH_DATA)
+        .with(move |spec| {
+            mount(spec, json!({"destination": "/m", "type": "tmpfs", "source": "tmpfs", "options": options}));
+        })
+        .shows("/m ")
 }
 
 /// `source` in the bundle: a folder with a file, and a tmpfs mounted below it by the driving script.
@@ -28,7 +31,10 @@ fn bind(name: &'static str, options: &'static [&'static str]) -> Case {
             fs::write(bundle.join("source/file"), "content\n").expect("a file in our folder");
         })
         .with_bundle(move |spec, bundle| {
-            mount(spec, json!({"destination": "/m", "type": "bind", "source": bundle.join("source"), "options": options}));
+            mount(
+                spec,
+                json!({"destination": "/m", "type": "bind", "source": bundle.join("source"), "options": options}),
+            );
         })
         .drive("mount -t tmpfs none source/below; $R run $ID; echo \"exit $?\"; umount source/below")
         .shows("/m ")
@@ -40,7 +46,10 @@ fn source(bundle: &Path) {
 }
 
 fn bound(spec: &mut Value, bundle: &Path, destination: &str) {
-    mount(spec, json!({"destination": destination, "type": "bind", "source": bundle.join("source"), "options": ["bind"]}));
+    mount(
+        spec,
+        json!({"destination": destination, "type": "bind", "source": bundle.join("source"), "options": ["bind"]}),
+    );
 }
 
 #[test]
@@ -65,8 +74,16 @@ fn options_of_mounts_as_crun_and_runc_have_them() {
         tmpfs("private", &["private"]),
         tmpfs("rslave", &["rslave"]),
         tmpfs("defaults", &["defaults"]),
-        case("shared", TABLE).with(|spec| mount(spec, json!({"destination": "/m", "type": "tmpfs", "source": "x", "options": ["shared"]}))).shows("shared"),
-        case("unbindable", TABLE).with(|spec| mount(spec, json!({"destination": "/m", "type": "tmpfs", "source": "x", "options": ["unbindable"]}))).shows("unbindable"),
+        case("shared", TABLE)
+            .with(|spec| {
+                mount(spec, json!({"destination": "/m", "type": "tmpfs", "source": "x", "options": ["shared"]}))
+            })
+            .shows("shared"),
+        case("unbindable", TABLE)
+            .with(|spec| {
+                mount(spec, json!({"destination": "/m", "type": "tmpfs", "source": "x", "options": ["unbindable"]}))
+            })
+            .shows("unbindable"),
     ];
     for (name, options) in [
         ("bind", &["bind"] as &'static [&'static str]),
@@ -98,7 +115,11 @@ fn options_of_mounts_as_crun_and_runc_have_them() {
 
 #[test]
 fn kinds_of_mounts_as_crun_and_runc_have_them() {
-    let kind = |name: &'static str, destination: &'static str, kind: &'static str, options: &'static [&'static str], script| {
+    let kind = |name: &'static str,
+                destination: &'static str,
+                kind: &'static str,
+                options: &'static [&'static str],
+                script| {
         case(name, script).with(move |spec| {
             mount(spec, json!({"destination": destination, "type": kind, "source": kind, "options": options}));
         })
@@ -184,10 +205,16 @@ fn mapped_mounts_as_crun_and_runc_have_them() {
     };
     let maps = |host: u32| json!([{"containerID": 0, "hostID": host, "size": 1000}]);
     let mapped = move |name: &'static str, options: &'static [&'static str]| {
-        case(name, "stat -c '%u %g' /m/file; touch /m/new; stat -c '%u %g' /m/new").prepare(owned).with_bundle(move |spec, bundle| {
-            mount(spec, json!({"destination": "/m", "type": "bind", "source": bundle.join("source"), "options": options,
-                "uidMappings": maps(5000), "gidMappings": maps(6000)}));
-        }).drive("$R run $ID; echo \"exit $?\"; stat -c '%u %g' source/new")
+        case(name, "stat -c '%u %g' /m/file; touch /m/new; stat -c '%u %g' /m/new")
+            .prepare(owned)
+            .with_bundle(move |spec, bundle| {
+                mount(
+                    spec,
+                    json!({"destination": "/m", "type": "bind", "source": bundle.join("source"), "options": options,
+                "uidMappings": maps(5000), "gidMappings": maps(6000)}),
+                );
+            })
+            .drive("$R run $ID; echo \"exit $?\"; stat -c '%u %g' source/new")
     };
     let in_user_namespace = |spec: &mut Value| {
         namespace(spec, "user", None);

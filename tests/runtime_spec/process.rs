@@ -144,13 +144,34 @@ fn refusals() -> Vec<Case> {
         set("a negative user", "process.user.uid", "user", json!({"uid": -1, "gid": 0})),
         set("an unknown scheduler", "process.scheduler.policy", "scheduler", json!({"policy": "SCHED_MOON"})),
         set("a nice that is none", "process.scheduler.nice", "scheduler", json!({"policy": "SCHED_OTHER", "nice": 20})),
-        set("a priority for SCHED_OTHER", "process.scheduler", "scheduler", json!({"policy": "SCHED_OTHER", "priority": 5})),
-        set("an unknown flag", "process.scheduler.flags", "scheduler", json!({"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_MOON"]})),
-        set("an unknown class", "process.ioPriority.class", "ioPriority", json!({"class": "IOPRIO_CLASS_MOON", "priority": 0})),
-        set("a level beyond 7", "process.ioPriority.priority", "ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": 8})),
+        set(
+            "a priority for SCHED_OTHER",
+            "process.scheduler",
+            "scheduler",
+            json!({"policy": "SCHED_OTHER", "priority": 5}),
+        ),
+        set(
+            "an unknown flag",
+            "process.scheduler.flags",
+            "scheduler",
+            json!({"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_MOON"]}),
+        ),
+        set(
+            "an unknown class",
+            "process.ioPriority.class",
+            "ioPriority",
+            json!({"class": "IOPRIO_CLASS_MOON", "priority": 0}),
+        ),
+        set(
+            "a level beyond 7",
+            "process.ioPriority.priority",
+            "ioPriority",
+            json!({"class": "IOPRIO_CLASS_BE", "priority": 8}),
+        ),
         set("args that are no list", "process.args", "args", json!("sh")),
         set("a NUL byte", "process.env", "env", json!(["A=\u{0}b"])),
-        set("a terminal and nowhere to send it", "console-socket", "terminal", json!(true)).drive("$R create $ID; echo \"exit $?\""),
+        set("a terminal and nowhere to send it", "console-socket", "terminal", json!(true))
+            .drive("$R create $ID; echo \"exit $?\""),
         refused("no process", "process").with(|spec| {
             spec.as_object_mut().expect("a Spec").remove("process");
         }),

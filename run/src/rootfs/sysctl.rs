@@ -95,7 +95,11 @@ mod tests {
             "sysctl `net.ipv4.ip_forward` belongs to the network namespace, and linux.namespaces lists none",
         );
         check_one("kernel.shmmax", r#"{"type":"ipc"}"#, "fine");
-        check_one("kernel.core_pattern", r#"{"type":"ipc"}"#, "sysctl `kernel.core_pattern` belongs to the whole machine");
+        check_one(
+            "kernel.core_pattern",
+            r#"{"type":"ipc"}"#,
+            "sysctl `kernel.core_pattern` belongs to the whole machine",
+        );
         check_one("net/../kernel/core_pattern", "", "sysctl `net/../kernel/core_pattern` is not a name");
     }
 }
