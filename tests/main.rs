@@ -10,6 +10,7 @@ mod corpus;
 mod crash;
 mod end_to_end;
 mod interop;
+mod lower_layers;
 mod rootless;
 mod run_verbs;
 mod runtime_spec;

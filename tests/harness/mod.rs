@@ -9,6 +9,8 @@ pub(crate) mod image;
 pub(crate) mod machine;
 pub(crate) mod peers;
 pub(crate) mod registry;
+pub(crate) mod tree;
+pub(crate) mod unpack;
 pub(crate) mod vm;
 
 pub(crate) use actor::Actor;
