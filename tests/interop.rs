@@ -19,14 +19,14 @@ fn pushed(actor: &Actor, registry: &Registry) -> String {
 }
 
 /// Docker's daemon with a network of nothing and a state of its own.
-struct Docker {
+pub(crate) struct Docker {
     daemon: Running,
     socket: String,
     dir: std::path::PathBuf,
 }
 
 impl Docker {
-    fn start(dir: &Path) -> Option<Self> {
+    pub(crate) fn start(dir: &Path) -> Option<Self> {
         let state = dir.join("docker");
         fs::create_dir_all(&state).expect("a folder in our folder");
         let socket = format!("unix://{}/socket", state.display());
@@ -39,7 +39,7 @@ impl Docker {
         Some(Self { daemon, socket, dir: dir.to_owned() })
     }
 
-    fn docker<const N: usize>(&self, args: [&str; N]) -> Call {
+    pub(crate) fn docker<const N: usize>(&self, args: [&str; N]) -> Call {
         peers::call("docker", &self.dir)
             .expect("dockerd is there, so is docker")
             .env("DOCKER_HOST", &self.socket)

@@ -18,8 +18,6 @@ pub(crate) type Tree = BTreeMap<String, String>;
 pub(crate) enum Times {
     /// None of a folder: who unpacks layers over one another changes those of folders that no layer describes.
     Files,
-    /// All, in whole seconds.
-    Seconds,
     /// All, to the nanosecond.
     Nanos,
 }
@@ -48,7 +46,7 @@ pub(crate) fn read(root: &Path, times: Times) -> Tree {
         };
         let time = match times {
             Times::Files if kind.is_dir() => String::new(),
-            Times::Files | Times::Seconds => m.mtime().to_string(),
+            Times::Files => m.mtime().to_string(),
             Times::Nanos => format!("{}.{:09}", m.mtime(), m.mtime_nsec()),
         };
         let size = if kind.is_file() { m.len() } else { 0 };
