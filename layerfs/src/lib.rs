@@ -11,6 +11,7 @@
 //! | [`layer`] | unpacked layers, what depends on the layers below, stacks | mounting them |
 //! | [`mount`] | a stack as a mount | who mounts it where |
 //! | [`userns`] | id maps, becoming root of a namespace of one's own | containers |
+//! | [`verify`] | what is damaged in a store, and how to mend it | how it is told |
 //! | [`progress`] | events of long work | how they are shown |
 //! | [`sys`] | system calls; the only `unsafe` | policy |
 //!
@@ -43,3 +44,4 @@ pub mod reference;
 pub mod store;
 pub mod sys;
 pub mod userns;
+pub mod verify;

@@ -6,6 +6,7 @@
 //!
 //! Unpacking is lazy and happens in all layers at once; a pull may instead stream a layer while it downloads.
 
+pub(crate) mod check;
 mod commit;
 mod merged;
 mod shim;
@@ -23,7 +24,7 @@ pub use merged::{Entry, MergedView};
 pub use unpack::{stream_layer, unpack_chain, unpack_image};
 
 use crate::archive::Applied;
-use crate::digest::DiffId;
+use crate::digest::{ChainId, DiffId};
 use crate::error::{Context, Result};
 use crate::oci::canonical_json;
 use crate::store::{Store, TempDir, Unsynced};
@@ -79,6 +80,11 @@ impl LayerMeta {
     }
 }
 
+/// Bytes of files in an unpacked layer, as recorded when it was made; `None` for what has no such record.
+pub(crate) fn recorded_bytes(folder: &Path) -> Option<u64> {
+    serde_json::from_slice::<LayerMeta>(&fs::read(folder.join("meta.json")).ok()?).ok().map(|meta| meta.bytes)
+}
+
 /// Printable ASCII but `%` stays; every other byte is `%XX`.
 fn escape_path(path: &[u8]) -> String {
     let mut out = String::with_capacity(path.len());
@@ -113,6 +119,10 @@ fn unescape_path(text: &str) -> Vec<u8> {
 impl Store {
     fn layer_key(&self, diff_id: DiffId) -> Result<String> {
         Ok(format!("{}.{}.tree", diff_id.0.hex(), self.mapping()?.key()))
+    }
+
+    fn shim_key(&self, chain: ChainId) -> Result<String> {
+        Ok(format!("{}.{}.shim", chain.0.hex(), self.mapping()?.key()))
     }
 
     /// Where a layer's files lie, unpacked or not.

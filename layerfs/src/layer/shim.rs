@@ -30,9 +30,10 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::store::Store;
 use crate::sys::fs::{SYMLINKS_MAX, get_xattr, list_xattrs};
 
+/// `meta.json` beside a shim.
 #[derive(Serialize, Deserialize)]
-struct ShimMeta {
-    empty: bool,
+pub(super) struct ShimMeta {
+    pub(super) empty: bool,
 }
 
 /// The shim of the layer in `files` on top of `lowers` (lowest first); `None` where nothing is needed.
@@ -43,7 +44,7 @@ pub(super) fn make(
     files: &Path,
     meta: &LayerMeta,
 ) -> Result<Option<PathBuf>> {
-    let key = format!("{}.{}.shim", chain.0.hex(), store.mapping()?.key());
+    let key = store.shim_key(chain)?;
     let place = store.layers_dir().join(&key);
     let known =
         |place: &Path| -> Option<ShimMeta> { serde_json::from_slice(&fs::read(place.join("meta.json")).ok()?).ok() };
@@ -51,11 +52,18 @@ pub(super) fn make(
         return Ok((!found.empty).then(|| place.join("fs")));
     }
     let (dir, shim) = store.new_layer_dir()?;
+    let empty = fill(&shim, lowers, files, meta)?;
+    let files = store.publish_layer(&dir, key, &ShimMeta { empty })?;
+    Ok((!empty).then_some(files))
+}
+
+/// Makes the shim in the empty folder `shim`; says whether nothing was needed.
+pub(super) fn fill(shim: &Path, lowers: &[PathBuf], files: &Path, meta: &LayerMeta) -> Result<bool> {
     let mut maker = Maker {
         below: MergedView::new(lowers),
         whole: MergedView::new(&[lowers, &[files.to_owned()]].concat()),
         files,
-        shim: &shim,
+        shim,
         implied: meta.implied.iter().map(|path| unescape_path(path)).collect(),
         moved: Vec::new(),
         made: BTreeMap::new(),
@@ -65,10 +73,9 @@ pub(super) fn make(
     for (path, target) in &meta.links {
         maker.link(&unescape_path(path), &unescape_path(target))?;
     }
-    let empty = maker.made.is_empty() && fs::read_dir(&shim).at("read", &shim)?.next().is_none();
+    let empty = maker.made.is_empty() && fs::read_dir(shim).at("read", shim)?.next().is_none();
     maker.finish()?;
-    let files = store.publish_layer(&dir, key, &ShimMeta { empty })?;
-    Ok((!empty).then_some(files))
+    Ok(empty)
 }
 
 struct Maker<'a> {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,7 +14,7 @@ use crate::archive::{Applied, ApplyOptions, Limits, apply, decompress};
 use crate::digest::{Algorithm, ChainId, DiffId, Digest, Hashed};
 use crate::error::{Context, Error, Kind, Result};
 use crate::oci::Descriptor;
-use crate::store::{BlobWriter, Image, Store};
+use crate::store::{BlobWriter, Image, Store, TempDir};
 
 /// Bytes handed from the decompressing thread to the writing one at a time, and how many such pieces may be on the
 /// way: together the memory that one layer in flight takes.
@@ -149,6 +150,19 @@ fn unpack(
     packed: impl Read + Send,
     limits: &Limits,
 ) -> Result<()> {
+    let fresh = unpack_beside(store, descriptor, diff_id, packed, limits)?;
+    store.publish_layer(&fresh.dir, store.layer_key(diff_id)?, &fresh.meta)?;
+    Ok(())
+}
+
+/// Unpacks a layer where nobody sees it.
+pub(super) fn unpack_beside(
+    store: &Store,
+    descriptor: &Descriptor,
+    diff_id: DiffId,
+    packed: impl Read + Send,
+    limits: &Limits,
+) -> Result<Fresh> {
     let (dir, files) = store.new_layer_dir()?;
     let root = File::open(&files).at("open", &files)?;
     let single_id = store.mapping()?.is_single();
@@ -161,8 +175,14 @@ fn unpack(
         )
         .hint("the image is damaged or was tampered with; nothing was stored"));
     }
-    store.publish_layer(&dir, store.layer_key(diff_id)?, &LayerMeta::of(&applied))?;
-    Ok(())
+    Ok(Fresh { dir, files, meta: LayerMeta::of(&applied) })
+}
+
+/// A layer that was unpacked but not published.
+pub(super) struct Fresh {
+    pub(super) dir: TempDir,
+    pub(super) files: PathBuf,
+    pub(super) meta: LayerMeta,
 }
 
 /// Decompresses on this thread while `consume` works on another; the digest is that of the uncompressed bytes.

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 
-use super::gc::list;
+use super::reach::list;
 use super::{Store, temp};
 use crate::digest::{Digest, Hashed};
 use crate::error::{Context, Error, Kind, Result};

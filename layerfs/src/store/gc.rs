@@ -3,21 +3,17 @@
 //! Whatever cannot be read for another reason than being missing or malformed ends the collection before it removes
 //! anything: a disk error must not pass for an image that nobody needs.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs;
-use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::FlockOperation;
-use serde::Deserialize;
 
-use super::format::Roots;
+use super::reach::{folders, list, name_of};
 use super::{Store, temp};
-use crate::digest::{Algorithm, ChainId, DiffId, Digest};
-use crate::error::{Context, Kind, Result};
-use crate::oci::{Descriptor, Document, ImageConfig};
+use crate::error::{Context, Result};
+use crate::reference::Reference;
 
 /// What a collection freed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,15 +22,30 @@ pub struct Reclaimed {
     pub blobs: u64,
     /// Unpacked layers removed.
     pub layers: u64,
-    /// Bytes of the blobs removed.
+    /// Bytes of their files.
     pub bytes: u64,
 }
 
-#[derive(Default)]
-struct Marks {
-    blobs: HashSet<Digest>,
-    /// Beginnings of folder names under `layers/`.
-    layers: HashSet<String>,
+/// What nothing leads to: paths below the store's root, with the bytes of their files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unneeded {
+    /// Files among the blobs.
+    pub blobs: Vec<(PathBuf, u64)>,
+    /// Folders of unpacked layers and shims.
+    pub layers: Vec<(PathBuf, u64)>,
+    /// Records of compressed forms.
+    records: Vec<PathBuf>,
+}
+
+impl Unneeded {
+    /// What removing it frees.
+    pub fn total(&self) -> Reclaimed {
+        Reclaimed {
+            blobs: self.blobs.len() as u64,
+            layers: self.layers.len() as u64,
+            bytes: self.blobs.iter().chain(&self.layers).map(|(_, bytes)| bytes).sum(),
+        }
+    }
 }
 
 impl Store {
@@ -67,121 +78,50 @@ impl Store {
         drop(queue);
         // Whoever reads the index must not find what is about to go. On a full disk that has to wait for the sweep.
         let published = self.publish_index();
-        let marks = self.mark()?;
-        let mut reclaimed = Reclaimed::default();
-        self.sweep_blobs(&marks, &mut reclaimed)?;
-        self.sweep_layers(&marks, &mut reclaimed)?;
-        self.sweep_compressed(&marks)?;
+        let unneeded = self.unneeded(&HashSet::new())?;
+        for (path, _) in &unneeded.blobs {
+            fs::remove_file(path).at("remove", path)?;
+        }
+        for (path, _) in &unneeded.layers {
+            self.discard(path)?;
+        }
+        for path in &unneeded.records {
+            fs::remove_file(path).at("remove", path)?;
+        }
         self.sweep_marks()?;
         self.sweep_locks()?;
         temp::sweep(&self.root.join("tmp"), FlockOperation::LockExclusive)?;
         published.or_else(|_| self.publish_index())?;
-        Ok(reclaimed)
+        Ok(unneeded.total())
     }
 
-    fn mark(&self) -> Result<Marks> {
-        let mut marks = Marks::default();
-        for (_, descriptor) in self.refs()? {
-            self.mark_document(&descriptor, &mut marks)?;
-        }
+    /// What a collection would remove now if the names in `without` were gone. Nothing is locked: what others import
+    /// meanwhile is among it until it has its name.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn unneeded(&self, without: &HashSet<Reference>) -> Result<Unneeded> {
+        let mut reach = self.reach_of_names(without)?;
         for kind in ["cache", "containers"] {
-            for folder in folders(&self.root.join(kind))? {
-                self.mark_records(&folder, &mut marks)?;
-            }
+            self.add_records(&self.records(kind)?, &mut reach)?;
         }
-        Ok(marks)
-    }
-
-    /// A record that is malformed keeps nothing: whoever reads it next finds the same and makes it anew.
-    fn mark_records(&self, folder: &Path, marks: &mut Marks) -> Result<()> {
-        #[derive(Deserialize)]
-        struct Record {
-            #[serde(default)]
-            roots: Roots,
-        }
-        for path in list(folder)? {
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            let bytes = match fs::read(&path) {
-                // Removed since the listing.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                result => result.at("read", &path)?,
-            };
-            let Ok(Record { roots }) = serde_json::from_slice::<Record>(&bytes) else { continue };
-            for descriptor in &roots.images {
-                self.mark_document(descriptor, marks)?;
-            }
-            marks.blobs.extend(roots.blobs);
-            roots.chains.iter().for_each(|chain| mark_chain(chain, marks));
-        }
-        Ok(())
-    }
-
-    /// Marks a manifest or index with all it names. One that is missing or malformed marks only itself: the image is
-    /// damaged, and removing more would not mend it.
-    fn mark_document(&self, descriptor: &Descriptor, marks: &mut Marks) -> Result<()> {
-        if !marks.blobs.insert(descriptor.digest) {
-            return Ok(());
-        }
-        let Some(bytes) = unless_damaged(self.read_document(descriptor))? else { return Ok(()) };
-        match Document::parse(&bytes, Some(&descriptor.media_type)) {
-            Ok(Document::Index(index)) => {
-                for child in index.manifests.iter().chain(&index.subject) {
-                    self.mark_document(child, marks)?;
-                }
-            }
-            Ok(Document::Manifest(manifest)) => {
-                marks.blobs.insert(manifest.config.digest);
-                marks.blobs.extend(manifest.layers.iter().map(|layer| layer.digest));
-                if let Some(subject) = &manifest.subject {
-                    self.mark_document(subject, marks)?;
-                }
-                let config = unless_damaged(self.read_document(&manifest.config))?;
-                let config = config.and_then(|bytes| ImageConfig::parse(&bytes).ok());
-                if let Some(chain) = config.and_then(|config| config.diff_ids().ok()) {
-                    mark_chain(&chain, marks);
-                }
-            }
-            Err(_) => {}
-        }
-        Ok(())
-    }
-
-    fn sweep_blobs(&self, marks: &Marks, reclaimed: &mut Reclaimed) -> Result<()> {
-        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            for path in list(&self.root.join("blobs").join(algorithm.name()))? {
-                let name = format!("{}:{}", algorithm.name(), name_of(&path));
-                if name.parse::<Digest>().is_ok_and(|digest| marks.blobs.contains(&digest)) {
-                    continue;
-                }
+        let mut unneeded = Unneeded::default();
+        for (digest, path) in self.blob_files()? {
+            if digest.is_none_or(|digest| !reach.blobs.contains(&digest)) {
                 let bytes = fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
-                fs::remove_file(&path).at("remove", &path)?;
-                reclaimed.blobs += 1;
-                reclaimed.bytes += bytes;
+                unneeded.blobs.push((path, bytes));
             }
         }
-        Ok(())
-    }
-
-    fn sweep_layers(&self, marks: &Marks, reclaimed: &mut Reclaimed) -> Result<()> {
         for folder in folders(&self.layers_dir())? {
-            if !marks.layers.contains(name_of(&folder).split('.').next().unwrap_or_default()) {
-                self.discard(&folder)?;
-                reclaimed.layers += 1;
+            if !reach.has_layer(&name_of(&folder)) {
+                let bytes = crate::layer::recorded_bytes(&folder).unwrap_or(0);
+                unneeded.layers.push((folder, bytes));
             }
         }
-        Ok(())
-    }
-
-    /// A record is worth keeping while its layer is in use.
-    fn sweep_compressed(&self, marks: &Marks) -> Result<()> {
-        for path in list(&self.root.join("compressed"))? {
-            if !marks.layers.contains(name_of(&path).split('.').next().unwrap_or_default()) {
-                fs::remove_file(&path).at("remove", &path)?;
-            }
-        }
-        Ok(())
+        // A record is worth keeping while its layer is in use.
+        unneeded.records = list(&self.root.join("compressed"))?;
+        unneeded.records.retain(|path| !reach.has_layer(&name_of(path)));
+        Ok(unneeded)
     }
 
     /// Locks on single objects are taken under a pin only, so nobody holds one now.
@@ -191,43 +131,4 @@ impl Store {
         }
         Ok(())
     }
-}
-
-/// `None` for a document that is missing or is not what its name says; other errors are no statement about it.
-fn unless_damaged(read: Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {
-    match read {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt | Kind::Limit) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn mark_chain(chain: &[DiffId], marks: &mut Marks) {
-    let mut below = None;
-    for diff_id in chain {
-        let chain_id = ChainId::on(below, *diff_id);
-        marks.layers.extend([diff_id.0.hex(), chain_id.0.hex()]);
-        // A layer that `build` made lies in blobs/ as its own tar.
-        marks.blobs.insert(diff_id.0);
-        below = Some(chain_id);
-    }
-}
-
-fn name_of(path: &Path) -> Cow<'_, str> {
-    path.file_name().unwrap_or_default().to_string_lossy()
-}
-
-/// What lies in a folder; nothing where there is none.
-pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        result => result.at("read", dir)?,
-    };
-    entries.map(|entry| entry.map(|entry| entry.path()).at("read", dir)).collect()
-}
-
-/// The folders in a folder. What is removed meanwhile is none any more.
-fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
-    let is_folder = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
-    Ok(list(dir)?.into_iter().filter(is_folder).collect())
 }

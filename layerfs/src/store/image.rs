@@ -7,7 +7,7 @@ use crate::oci::{Descriptor, Document, ImageConfig, Manifest, Platform, media_ty
 use crate::reference::Reference;
 
 /// Deepest nesting of indexes that is followed.
-const INDEX_DEPTH: usize = 8;
+pub(super) const INDEX_DEPTH: usize = 8;
 
 /// What a name or an id led to.
 #[derive(Clone, Debug)]
@@ -94,11 +94,8 @@ impl Store {
     fn find_id(&self, hex: &str) -> Result<Option<Found>> {
         let mut found: Option<(Digest, Found)> = None;
         for (name, descriptor) in self.refs()? {
-            let id = match self.image(&descriptor, &Platform::host()) {
-                Ok(image) => image.id(),
-                // An artifact, or an image of another platform, has only its own digest.
-                Err(_) => descriptor.digest,
-            };
+            // An artifact, or an image of another platform, has only its own digest.
+            let id = self.summary(&descriptor, &Platform::host())?.map_or(descriptor.digest, |image| image.id);
             if !id.hex().starts_with(hex) && !descriptor.digest.hex().starts_with(hex) {
                 continue;
             }

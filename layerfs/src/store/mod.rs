@@ -15,12 +15,16 @@
 //! ```
 
 mod blob;
+mod contents;
 mod durable;
 pub mod format;
 mod gc;
 mod image;
+mod inspect;
+mod reach;
 mod refs;
 mod temp;
+mod usage;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -32,10 +36,12 @@ use std::sync::OnceLock;
 use rustix::fs::FlockOperation;
 
 pub use blob::{BlobLock, BlobWriter, layout_blob_path};
+pub use contents::{Chain, Contents, Part, Role, Summary};
 pub(crate) use durable::Unsynced;
-pub use gc::Reclaimed;
+pub use gc::{Reclaimed, Unneeded};
 pub use image::{Found, Image};
 pub use temp::TempDir;
+pub use usage::{Amount, ImageUsage, Usage};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::userns::Mapping;

@@ -2,10 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 
 use rustix::fs::FlockOperation;
 
+use super::contents::{read_small, spread};
 use super::format::{escape, unescape};
+use super::reach::{list, name_of};
 use super::{Store, temp};
 use crate::digest::DiffId;
 use crate::error::{Context, Result};
@@ -18,19 +21,18 @@ impl Store {
     /// # Errors
     /// The store cannot be read, or a ref is malformed.
     pub fn refs(&self) -> Result<Vec<(Reference, Descriptor)>> {
-        let dir = self.root.join("refs");
-        let mut refs = Vec::new();
-        for entry in fs::read_dir(&dir).at("read", &dir)? {
-            let entry = entry.at("read", &dir)?;
-            let bytes = match fs::read(entry.path()) {
+        let read = |path: &PathBuf| {
+            let bytes = match read_small(path) {
                 // Removed since the listing.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                result => result.at("read", entry.path())?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                result => result.at("read", path)?.unwrap_or_default(),
             };
-            let name = unescape(&entry.file_name().to_string_lossy())?.parse()?;
-            refs.push((name, serde_json::from_slice(&bytes).at("read ref", entry.path())?));
-        }
-        refs.sort_by(|a: &(Reference, _), b| a.0.cmp(&b.0));
+            let name = unescape(&name_of(path))?.parse()?;
+            Ok(Some((name, serde_json::from_slice(&bytes).at("read ref", path)?)))
+        };
+        let found = spread(&list(&self.root.join("refs"))?, read)?;
+        let mut refs: Vec<(Reference, Descriptor)> = found.into_iter().flatten().collect();
+        refs.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(refs)
     }
 
@@ -114,7 +116,7 @@ impl Store {
         self.replace(&format!("compressed/{name}"), &crate::oci::canonical_json(descriptor))
     }
 
-    fn ref_path(&self, name: &Reference) -> std::path::PathBuf {
+    fn ref_path(&self, name: &Reference) -> PathBuf {
         self.root.join("refs").join(escape(&name.clone().or_latest().to_string()))
     }
 }
