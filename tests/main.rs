@@ -8,6 +8,7 @@ mod harness;
 mod bad_input;
 mod corpus;
 mod crash;
+mod damage;
 mod end_to_end;
 mod hostile;
 mod interop;

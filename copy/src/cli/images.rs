@@ -1,4 +1,4 @@
-//! The store's images: `images`, `rmi`, `tag`, `gc`.
+//! The store's images: `images`, `rmi`, `tag`.
 
 use std::collections::HashSet;
 use std::os::unix::process::CommandExt;
@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::progress::size;
 use super::{Global, print, print_json};
-use crate::time;
+use crate::{time, work};
 
 /// The arguments of `copy images`.
 #[derive(Debug, clap::Args)]
@@ -45,13 +45,13 @@ impl ImagesArguments {
     /// Lists the images.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
         let (store, _) = global.open_store()?;
-        let mut rows = Vec::new();
-        for (name, descriptor) in store.refs()? {
+        let mut refs = store.refs()?;
+        refs.retain(|(name, _)| {
             let wanted = |wanted: &String| name.to_string().starts_with(wanted) || name.familiar().starts_with(wanted);
-            if self.name.as_ref().is_none_or(wanted) {
-                rows.push(row(&store, name, &descriptor));
-            }
-        }
+            self.name.as_ref().is_none_or(wanted)
+        });
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let rows = work::map(&refs, workers, |(name, descriptor)| row(&store, name, descriptor))?;
         if self.json {
             let list: Vec<_> = rows
                 .iter()
@@ -101,22 +101,17 @@ impl ImagesArguments {
     }
 }
 
-fn row(store: &Store, name: Reference, descriptor: &Descriptor) -> Row {
-    // An image without this machine's platform, or an artifact, is listed by what is known of it.
-    match store.image(descriptor, &Platform::host()) {
-        Ok(image) => Row {
-            name,
-            digest: descriptor.digest,
-            id: image.id(),
-            created: image.config.document().get("created").and_then(|created| created.as_str()).map(str::to_owned),
-            bytes: image.manifest.layers.iter().map(|layer| layer.size).sum(),
-        },
-        Err(_) => Row { name, digest: descriptor.digest, id: descriptor.digest, created: None, bytes: descriptor.size },
-    }
+fn row(store: &Store, name: &Reference, descriptor: &Descriptor) -> Result<Row> {
+    let (name, digest) = (name.clone(), descriptor.digest);
+    Ok(match store.summary(descriptor, &Platform::host())? {
+        Some(image) => Row { name, digest, id: image.id, created: image.created, bytes: image.bytes },
+        // An image without this machine's platform, or an artifact, is listed by what is known of it.
+        None => Row { name, digest, id: digest, created: None, bytes: descriptor.size },
+    })
 }
 
 /// Columns as wide as their widest cell.
-fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -238,29 +233,6 @@ impl TagArguments {
             store.tag(&name.clone().or_latest(), &found.descriptor)?;
         }
         store.publish_index()
-    }
-}
-
-/// The arguments of `copy gc`.
-#[derive(Debug, clap::Args)]
-pub(super) struct GcArguments {
-    /// Leave it to a collection that is waiting to begin, if there is one
-    #[arg(long, hide = true)]
-    unless_queued: bool,
-}
-
-impl GcArguments {
-    /// Collects and says what was freed.
-    pub(super) fn run(&self, global: &Global) -> Result<()> {
-        let (store, _) = global.open_store()?;
-        let freed = match self.unless_queued {
-            true => store.gc_unless_queued()?.unwrap_or_default(),
-            false => store.gc()?,
-        };
-        if global.quiet {
-            return Ok(());
-        }
-        print(&format!("{} blobs, {} layers, {} freed\n", freed.blobs, freed.layers, size(freed.bytes)))
     }
 }
 

@@ -7,6 +7,9 @@
 
 mod accounts;
 mod arguments;
+mod check;
+mod df;
+mod gc;
 mod images;
 mod inspect;
 mod progress;
@@ -95,7 +98,11 @@ enum Verb {
     /// Give an image of the store more names
     Tag(images::TagArguments),
     /// Free what no image, container or build needs any more
-    Gc(images::GcArguments),
+    Gc(gc::GcArguments),
+    /// Show where the space goes
+    Df(df::DfArguments),
+    /// Check every blob and unpacked layer of the store, and repair them
+    Check(check::CheckArguments),
     /// Keep a credential for a registry
     Login(accounts::LoginArguments),
     /// Forget the credential for a registry
@@ -106,8 +113,22 @@ enum Verb {
 }
 
 /// The words that are verbs; frozen per release, since any other first word is a source.
-const VERBS: [&str; 12] =
-    ["copy", "pull", "inspect", "list-tags", "tags", "images", "rmi", "tag", "gc", "login", "logout", broker::VERB];
+const VERBS: [&str; 14] = [
+    "copy",
+    "pull",
+    "inspect",
+    "list-tags",
+    "tags",
+    "images",
+    "rmi",
+    "tag",
+    "gc",
+    "df",
+    "check",
+    "login",
+    "logout",
+    broker::VERB,
+];
 /// Options before the verb that take a value in the next word.
 const GLOBAL_WITH_VALUE: [&str; 1] = ["--store"];
 const GLOBAL_ALONE: [&str; 4] = ["--quiet", "-q", "--insecure-policy", "--debug"];
@@ -148,6 +169,8 @@ fn run(line: Line) -> Result<()> {
         Verb::Rmi(arguments) => arguments.run(&global),
         Verb::Tag(arguments) => arguments.run(&global),
         Verb::Gc(arguments) => arguments.run(&global),
+        Verb::Df(arguments) => arguments.run(&global),
+        Verb::Check(arguments) => arguments.run(&global),
         Verb::Login(arguments) => arguments.run(),
         Verb::Logout(arguments) => arguments.run(),
         Verb::CredentialBroker => broker::serve(std::io::stdin().lock(), std::io::stdout().lock()),

@@ -104,7 +104,8 @@ impl Sink for StoreSink<'_> {
                 return Ok(false);
             }
         }
-        Ok(!self.names.is_empty())
+        // A name leads to an image that a check may have taken a damaged blob from.
+        Ok(!self.names.is_empty() && self.store.is_complete(&target)?)
     }
 
     fn prepare(&self, inventory: &Inventory, source: &dyn Source) -> Result<()> {
