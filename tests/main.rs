@@ -10,6 +10,7 @@ mod corpus;
 mod crash;
 mod damage;
 mod end_to_end;
+mod engines;
 mod hostile;
 mod interop;
 mod layers_interop;
