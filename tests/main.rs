@@ -17,6 +17,7 @@ mod layers_interop;
 mod lower_layers;
 mod rootless;
 mod run_verbs;
+mod runtime_escapes;
 mod runtime_spec;
 mod store;
 mod tidy;

@@ -51,12 +51,15 @@ impl Sets {
             if self.bounding.contains(capability) {
                 continue;
             }
-            match capability_is_in_bounding_set(capability) {
-                Ok(true) => remove_capability_from_bounding_set(capability)
-                    .context(|| format!("take capability {number} out of the bounding set"))?,
-                Ok(false) => {}
+            match remove_capability_from_bounding_set(capability) {
+                Ok(()) => {}
                 // Past the last capability this kernel knows.
-                Err(_) => break,
+                Err(Errno::INVAL) => break,
+                // Without the right to do so it may be out of the set already.
+                Err(Errno::PERM) if capability_is_in_bounding_set(capability) == Ok(false) => {}
+                Err(errno) => {
+                    return Err(errno).context(|| format!("take capability {number} out of the bounding set"))?;
+                }
             }
         }
         Ok(())

@@ -49,14 +49,24 @@ impl Root {
     /// The folder at `path` where no part of `path` is a symlink: for what must lie where its name says.
     pub(crate) fn ensure_plain_dir(&self, path: &Path) -> Result<OwnedFd> {
         let fd = self.ensure_dir(path)?;
+        self.plain(path, fd)
+    }
+
+    /// The file at `path`, likewise.
+    pub(crate) fn ensure_plain_file(&self, path: &Path) -> Result<OwnedFd> {
+        let fd = self.ensure_file(path)?;
+        self.plain(path, fd)
+    }
+
+    fn plain(&self, path: &Path, found: OwnedFd) -> Result<OwnedFd> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
         match openat2(self.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
             Err(Errno::LOOP) => {
                 Err(Error::new(Kind::Invalid, format!("`{}` in the root is or lies behind a symlink", path.display())))
             }
-            // Without openat2 the folder found above is still inside the root.
-            Err(Errno::NOSYS | Errno::PERM) => Ok(fd),
-            found => found.at("find", path),
+            // Without openat2 what was found above is still inside the root.
+            Err(Errno::NOSYS | Errno::PERM) => Ok(found),
+            plain => plain.at("find", path),
         }
     }
 

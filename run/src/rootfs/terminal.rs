@@ -29,9 +29,10 @@ pub(super) fn open(root: &Root) -> Result<(OwnedFd, OwnedFd)> {
     Ok((master, slave))
 }
 
-/// Binds a terminal on `/dev/console`.
+/// Binds a terminal on `/dev/console`: on that file itself, not on what an image's symlink there stands for
+/// (CVE-2025-52565).
 pub(super) fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<()> {
-    let target = root.ensure_file(Path::new("/dev/console"))?;
+    let target = root.ensure_plain_file(Path::new("/dev/console"))?;
     let tree = clone_mount_of(slave, false).context(|| "bind the terminal on `/dev/console`")?;
     attach(tree.as_fd(), target.as_fd()).context(|| "bind the terminal on `/dev/console`")
 }
