@@ -200,7 +200,7 @@ fn others_lay_down_what_we_write() {
     let archive = archive.display().to_string();
     let mut findings = Findings::default();
 
-    let mounted = by_us(&[layer.clone()]).expect("we read what we write");
+    let mounted = by_us(std::slice::from_ref(&layer)).expect("we read what we write");
     findings.compare("ourselves", &expected, &tree::read(&mounted.path(), Times::Nanos));
     let gnu = fresh(dir.path(), "gnu");
     let words = ["--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf", &archive, "-C"];
