@@ -6,6 +6,7 @@
 mod harness;
 
 mod bad_input;
+mod control_groups;
 mod corpus;
 mod crash;
 mod damage;
