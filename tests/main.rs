@@ -16,6 +16,7 @@ mod hostile;
 mod interop;
 mod layers_interop;
 mod lower_layers;
+mod nested;
 mod rootless;
 mod run_verbs;
 mod runtime_escapes;

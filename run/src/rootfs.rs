@@ -28,6 +28,7 @@ use layerfs::mount::MountPlan;
 use layerfs::sys::mount::{MountAttributes, set_attributes};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat};
+use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
 
 use options::{Attributes, Bind, IdMap, MountOptions};
@@ -45,9 +46,9 @@ pub enum Rootfs {
 /// What was opened before the clone.
 pub(crate) struct Prepared<'a> {
     spec: &'a Spec,
-    root: OwnedFd,
+    root: Tree,
     /// The sources of bind mounts, in the order of the Spec's mounts.
-    sources: Vec<(&'a Mount, MountOptions, Option<OwnedFd>)>,
+    sources: Vec<(&'a Mount, MountOptions, Option<Tree>)>,
     devices: devices::Way,
     /// Where the root is attached.
     place: PathBuf,
@@ -61,6 +62,37 @@ enum View {
     Own,
     /// One that others are in as well: nothing of theirs is changed, and what is mounted for the container stays.
     Shared,
+}
+
+/// A mount that is to be attached.
+enum Tree {
+    /// Attached nowhere.
+    Open(OwnedFd),
+    /// The launcher may not copy mounts, for it is neither root nor in a user namespace: the container's process may, in
+    /// its own.
+    Later(PathBuf),
+}
+
+impl Tree {
+    /// Opens one by `open`, now or later.
+    fn new(spec: &Spec, path: &Path, open: impl FnOnce(&Path) -> Result<OwnedFd>) -> Result<Self> {
+        match open(path) {
+            Err(error)
+                if error.errno() == Some(Errno::PERM.raw_os_error())
+                    && namespace_is_new(spec, LinuxNamespaceType::User) =>
+            {
+                Ok(Self::Later(path.to_owned()))
+            }
+            opened => opened.map(Self::Open),
+        }
+    }
+
+    fn open(self, open: impl FnOnce(&Path) -> Result<OwnedFd>) -> Result<OwnedFd> {
+        match self {
+            Self::Open(tree) => Ok(tree),
+            Self::Later(path) => open(&path),
+        }
+    }
 }
 
 /// What was built, and is to become the root.
@@ -97,22 +129,33 @@ impl<'a> Prepared<'a> {
     pub(crate) fn new(spec: &'a Spec, rootfs: &Rootfs, circumstances: Circumstances<'_>) -> Result<Self> {
         let Circumstances { in_user_namespace, in_its_place, bundle } = circumstances;
         let root = match rootfs {
-            Rootfs::Overlay(plan) => layerfs::mount::overlay(plan)?,
-            Rootfs::Path(path) => clone_tree(path, true).at("open the root", path)?,
+            Rootfs::Overlay(plan) => Tree::Open(layerfs::mount::overlay(plan)?),
+            Rootfs::Path(path) => Tree::new(spec, path, open_root)?,
         };
         sysctl::check(spec)?;
         let mut sources = Vec::new();
         for mount in spec.mounts().iter().flatten() {
             let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
             let bind = options.bind.or((mount.typ().as_deref() == Some("bind")).then_some(Bind::Single));
-            let source = bind.map(|bind| open_source(mount, bind, bundle)).transpose()?;
+            let source = match bind {
+                None => None,
+                Some(bind) => {
+                    let path = source_of(mount, bundle)?;
+                    Some(Tree::new(spec, &path, |path| open_source(mount, bind, path))?)
+                }
+            };
             let is_mapped = |maps: &Option<Vec<_>>| maps.as_ref().is_some_and(|maps| !maps.is_empty());
             let mapped = is_mapped(mount.uid_mappings()) || is_mapped(mount.gid_mappings());
             if let Some(idmap) = options.idmap.clone().or_else(|| mapped.then(IdMap::default)) {
                 let said = || format!("mount `{}`", mount.destination().display());
                 let no_bind = || Error::new(Kind::Unsupported, "only the ids of bind mounts are mapped");
-                let tree = source.as_ref().ok_or_else(no_bind).context(said)?;
-                idmap::apply(spec, mount, &idmap, tree.as_fd()).context(said)?;
+                match source.as_ref().ok_or_else(no_bind).context(said)? {
+                    Tree::Open(tree) => idmap::apply(spec, mount, &idmap, tree.as_fd()).context(said)?,
+                    Tree::Later(_) => {
+                        let sentence = format!("{}: only root may map ids", said());
+                        return Err(Error::new(Kind::Unsupported, sentence));
+                    }
+                }
             }
             sources.push((mount, options, source));
         }
@@ -142,19 +185,26 @@ impl<'a> Prepared<'a> {
             set_whole_propagation(outer).context(|| "cut the mount namespace off from the host's")?;
         }
 
+        let root = self.root.open(open_root)?;
+        let mut sources = Vec::with_capacity(self.sources.len());
+        for (mount, options, source) in self.sources {
+            let bind = options.bind.unwrap_or(Bind::Single);
+            let source = source.map(|tree| tree.open(|path| open_source(mount, bind, path))).transpose()?;
+            sources.push((mount, options, source));
+        }
         // Mounted over "/": no path lookup of this process ends there, since a lookup starts below it, and the
         // mount goes with the old root. No folder on the host is needed for it.
-        move_mount(&self.root, "", CWD, &self.place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        move_mount(&root, "", CWD, &self.place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .context(|| "attach the root")?;
         // A copy of a mount is its peer, and on most machines the original is shared: `pivot_root` takes no such root.
         let attributes = MountAttributes { propagation: outer, ..MountAttributes::default() };
-        set_attributes(self.root.as_fd(), &attributes, true).context(|| "cut the root off from its original")?;
-        let root = Root::new(self.root);
+        set_attributes(root.as_fd(), &attributes, true).context(|| "cut the root off from its original")?;
+        let root = Root::new(root);
 
         let mut proc = None;
         let host_dev =
-            self.sources.iter().any(|(mount, _, source)| mount.destination() == Path::new("/dev") && source.is_some());
-        for (mount, options, source) in self.sources {
+            sources.iter().any(|(mount, _, source)| mount.destination() == Path::new("/dev") && source.is_some());
+        for (mount, options, source) in sources {
             let fd = place(self.spec, &root, mount, &options, source, note)
                 .context(|| format!("mount `{}`", mount.destination().display()))?;
             if mount.typ().as_deref() == Some("proc") && mount.destination() == Path::new("/proc") {
@@ -226,15 +276,25 @@ fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> std::result::Result<
     move_mount(mount, "", target, "", flags)
 }
 
-/// The source of a bind mount as a detached mount, cut off from the host's mounts unless it asks otherwise.
-fn open_source(mount: &Mount, bind: Bind, bundle: Option<&Path>) -> Result<OwnedFd> {
+/// A copy of the root, attached nowhere.
+fn open_root(path: &Path) -> Result<OwnedFd> {
+    clone_tree(path, true).at("open the root", path)
+}
+
+/// Where a bind mount comes from.
+fn source_of(mount: &Mount, bundle: Option<&Path>) -> Result<PathBuf> {
     let destination = mount.destination().display();
     let source = mount
         .source()
         .as_ref()
         .ok_or_else(|| Error::new(Kind::Invalid, format!("bind mount `{destination}` has no source")))?;
-    let path = bundle.map_or_else(|| source.clone(), |bundle| bundle.join(source));
-    let tree = clone_tree(&path, bind == Bind::Recursive)
+    Ok(bundle.map_or_else(|| source.clone(), |bundle| bundle.join(source)))
+}
+
+/// The source of a bind mount as a detached mount, cut off from the host's mounts unless it asks otherwise.
+fn open_source(mount: &Mount, bind: Bind, source: &Path) -> Result<OwnedFd> {
+    let destination = mount.destination().display();
+    let tree = clone_tree(source, bind == Bind::Recursive)
         .context(|| format!("mount `{}` on `{destination}`", source.display()))?;
     let wants = |option: &String| matches!(option.as_str(), "slave" | "rslave" | "shared" | "rshared");
     let propagation = match mount.options().iter().flatten().find(|option| wants(option)) {
