@@ -103,8 +103,9 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         let mut source = std::error::Error::source(self);
         while let Some(error) = source {
-            if let Some(io) = error.downcast_ref::<std::io::Error>() {
-                return io.raw_os_error();
+            // One without a number is a vessel for an error of ours, below which there may be one with.
+            if let Some(errno) = error.downcast_ref().and_then(std::io::Error::raw_os_error) {
+                return Some(errno);
             }
             source = error.source();
         }

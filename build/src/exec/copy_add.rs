@@ -162,10 +162,8 @@ fn write(store: &Store, output: &Output<'_>, view: &MergedView) -> Result<Layer>
     let blob = std::io::BufWriter::with_capacity(1 << 20, store.blob_writer(None)?);
     let mut tar = TarWriter::new(blob);
     output.write(&mut tar, view)?;
-    let mut blob = tar
-        .finish()?
-        .into_inner()
-        .map_err(|error| Error::new(Kind::System, "write the layer").because(error.into_error()))?;
+    let mut blob =
+        tar.finish()?.into_inner().map_err(std::io::IntoInnerError::into_error).context(|| "write the layer")?;
     blob.flush().context(|| "write the layer")?;
     let (digest, size) = blob.commit()?;
     Ok(Layer { diff_id: DiffId(digest), size })

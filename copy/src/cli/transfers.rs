@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use layerfs::archive::Compression;
 use layerfs::digest::Digest;
 use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::oci::canonical_json;
 use layerfs::reference::Reference;
 
 use super::arguments::{Access, PlatformChoice, credential};
@@ -289,6 +290,9 @@ pub(super) struct PullArguments {
     /// Write progress as lines of JSON to this file descriptor
     #[arg(long, value_name = "N", hide = true)]
     progress_fd: Option<u32>,
+    /// Print descriptors as JSON instead of ids: a name may be taken away again before the caller looks it up
+    #[arg(long, hide = true)]
+    descriptors: bool,
     #[command(flatten)]
     access: Access,
 }
@@ -315,7 +319,10 @@ impl PullArguments {
         }
         reporter.finish();
         for descriptor in pulled {
-            print(&format!("{}\n", id(&store, &descriptor)))?;
+            match self.descriptors {
+                true => print(&String::from_utf8_lossy(&canonical_json(&descriptor)))?,
+                false => print(&format!("{}\n", id(&store, &descriptor)))?,
+            }
         }
         Ok(())
     }

@@ -1,13 +1,13 @@
 //! From a folder of changes to a layer.
 
 use std::fs;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::{LayerMeta, Lowers, escape_path, shim};
 use crate::archive::{DiffOptions, diff};
 use crate::digest::DiffId;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Result};
 use crate::mount::Upper;
 use crate::oci::{Descriptor, media_type};
 use crate::store::Store;
@@ -51,8 +51,7 @@ pub fn commit_upper(store: &Store, upper: &Path, options: &DiffOptions) -> Resul
     let options = DiffOptions { normalise: true, ..options.clone() };
     let blob = BufWriter::with_capacity(1 << 20, store.blob_writer(None)?);
     let (blob, written) = diff(upper, blob, &options)?;
-    let mut blob =
-        blob.into_inner().map_err(|error| Error::new(Kind::System, "write the layer").because(error.into_error()))?;
+    let mut blob = blob.into_inner().map_err(io::IntoInnerError::into_error).context(|| "write the layer")?;
     blob.flush().context(|| "write the layer")?;
     let (digest, size) = blob.commit()?;
     let diff_id = DiffId(digest);

@@ -165,7 +165,13 @@ impl Write for BlobWriter<'_> {
             let sentence = format!("blob {digest} has more than its {size} bytes");
             return Err(Error::new(Kind::Corrupt, sentence).into());
         }
-        self.file.write(buffer)
+        match self.file.write(buffer) {
+            // Whoever writes on through an adapter does not know what it writes to.
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                Err(error).at("write", &self.path).map_err(io::Error::from)
+            }
+            result => result,
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

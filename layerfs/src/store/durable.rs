@@ -166,11 +166,11 @@ impl Store {
         match self.settle(&dir, &own, &earlier) {
             // A store that can only be read, or a full disk, is no hindrance where nothing has to go.
             Err(_) if found.is_empty() => Ok(()),
-            Err(error) => {
+            Err(error) if error.kind() == Kind::Denied || error.errno() == Some(libc::EROFS) => {
                 Err(error
                     .hint("the machine went down while the store was written: open it once with the right to write"))
             }
-            Ok(()) => Ok(()),
+            result => result,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
@@ -28,7 +28,7 @@ impl Store {
                 result => result.at("read", path)?.unwrap_or_default(),
             };
             let name = unescape(&name_of(path))?.parse()?;
-            Ok(Some((name, serde_json::from_slice(&bytes).at("read ref", path)?)))
+            Ok(Some((name, parse(&bytes, path)?)))
         };
         let found = spread(&list(&self.root.join("refs"))?, read)?;
         let mut refs: Vec<(Reference, Descriptor)> = found.into_iter().flatten().collect();
@@ -44,7 +44,7 @@ impl Store {
         let path = self.ref_path(name);
         match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            result => Ok(Some(serde_json::from_slice(&result.at("read", &path)?).at("read ref", &path)?)),
+            result => parse(&result.at("read", &path)?, &path).map(Some),
         }
     }
 
@@ -119,6 +119,11 @@ impl Store {
     fn ref_path(&self, name: &Reference) -> PathBuf {
         self.root.join("refs").join(escape(&name.clone().or_latest().to_string()))
     }
+}
+
+fn parse(bytes: &[u8], path: &Path) -> Result<Descriptor> {
+    let read = serde_json::from_slice(bytes).at("read ref", path);
+    read.map_err(|error| error.hint("a damaged disk, or another program: remove that file and pull the image again"))
 }
 
 fn compressed_name(diff_id: DiffId, media_type: &str) -> String {

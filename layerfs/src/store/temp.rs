@@ -123,7 +123,14 @@ pub(super) fn lock_dir(path: &Path, operation: FlockOperation) -> Result<OwnedFd
 pub(super) fn lock(path: &Path, operation: FlockOperation) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
     loop {
-        let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).at("open", path)?;
+        let fd = match rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)) {
+            // Who only reads a store needs no more than to keep those away who could write it.
+            Err(rustix::io::Errno::ROFS) if matches!(operation, FlockOperation::LockShared) => {
+                rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            }
+            result => result,
+        };
+        let fd = fd.at("open", path)?;
         flock(&fd, operation).at("lock", path)?;
         // A collection removes lock files: one that has no name any more excludes nobody.
         if rustix::fs::fstat(&fd).at("look at", path)?.st_nlink > 0 {
