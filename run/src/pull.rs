@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::Platform;
@@ -36,36 +36,34 @@ pub fn image(store: &Store, text: &str, policy: Policy, platform: Option<&Platfo
         (Policy::Missing, Ok(found)) => Ok(found),
         (Policy::Missing, Err(error)) if error.kind() != Kind::NotFound => Err(error),
         (Policy::Newer, Ok(found)) => match fetch(store, text, platform, quiet) {
-            Ok(()) => store.find(text),
+            Ok(fetched) => Ok(fetched),
             Err(_) => Ok(found),
         },
-        (Policy::Always | Policy::Newer | Policy::Missing, _) => {
-            fetch(store, text, platform, quiet)?;
-            store.find(text)
-        }
+        (Policy::Always | Policy::Newer | Policy::Missing, _) => fetch(store, text, platform, quiet),
     }
 }
 
-fn fetch(store: &Store, text: &str, platform: Option<&Platform>, quiet: bool) -> Result<()> {
+/// What was fetched, by the fetcher's own word: its name may be somebody else's already, or gone.
+fn fetch(store: &Store, text: &str, platform: Option<&Platform>, quiet: bool) -> Result<Found> {
     let name = text.parse::<Reference>()?.or_latest();
     let program = copy_program()?;
     let mut command = Command::new(&program);
-    command.arg("pull").arg("--unpack").arg("--store").arg(store.root());
+    command.args(["pull", "--unpack", "--descriptors", "--store"]).arg(store.root());
     if let Some(platform) = platform {
         command.arg("--platform").arg(platform.to_string());
     }
     if quiet {
         command.arg("--quiet");
     }
-    // Its result is in the store; what it prints on standard output is not ours to print.
-    command.arg(name.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+    command.arg(name.to_string()).stdin(Stdio::null()).stdout(Stdio::piped());
     tie_to_parent(&mut command);
-    let status = command.status().at("start", &program)?;
-    match status.success() {
-        true => Ok(()),
-        false => Err(Error::new(Kind::Unavailable, format!("image `{text}` could not be pulled"))
-            .hint("what `copy` said above is the reason; --pull never uses only what is in the store")),
+    let output = command.spawn().and_then(Child::wait_with_output).at("start", &program)?;
+    if !output.status.success() {
+        return Err(Error::new(Kind::Unavailable, format!("image `{text}` could not be pulled"))
+            .hint("what `copy` said above is the reason; --pull never uses only what is in the store"));
     }
+    let descriptor = serde_json::from_slice(&output.stdout).at("read the answer of", &program)?;
+    Ok(Found { name: Some(name), descriptor })
 }
 
 /// `copy` lies beside this program; what else has that name on PATH is somebody else's.
