@@ -9,9 +9,12 @@ mod bad_input;
 mod control_groups;
 mod corpus;
 mod crash;
+mod crowd;
 mod damage;
 mod end_to_end;
 mod engines;
+#[cfg(target_arch = "x86_64")]
+mod faults;
 mod hostile;
 mod interop;
 mod layers_interop;

@@ -209,6 +209,13 @@ impl Running {
         let _already_gone = kill_process_group(self.pid(), signal);
     }
 
+    /// Takes what it said, after somebody else has waited for its end.
+    pub(crate) fn reaped(mut self, code: i32) -> Report {
+        let grace = Instant::now() + Duration::from_secs(20);
+        assert!(self.stdout.finish(grace) && self.stderr.finish(grace), "{}\nits output is held open", self.line);
+        Report { line: self.line.clone(), code, stdout: self.stdout.text(), stderr: self.stderr.text() }
+    }
+
     /// Waits for its end and for the end of its output.
     pub(crate) fn wait(mut self) -> Report {
         if !self.ends_within(self.until.saturating_duration_since(Instant::now())) {

@@ -67,6 +67,11 @@ pub(crate) fn folder() -> TempDir {
     dir
 }
 
+/// A folder with all in it, owners and times too.
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
+    super::Call::new("cp").arg("-a").arg(from).arg(to).ok();
+}
+
 /// The folder with `build`, `copy`, `run` and their other names. `tests/all` has just filled one and names it;
 /// otherwise the same install script is run here, so that a stale program can never be tested.
 pub(crate) fn programs() -> &'static Path {
