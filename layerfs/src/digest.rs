@@ -229,6 +229,11 @@ impl<S> Hashed<S> {
         self.size
     }
 
+    /// The stream itself; what passes by this way is not counted.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
     /// The stream, the digest of all that passed, and its size in bytes.
     pub fn finish(self) -> (S, Digest, u64) {
         (self.inner, self.hasher.finish(), self.size)

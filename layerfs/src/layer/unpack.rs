@@ -1,7 +1,7 @@
 //! From blobs to folders.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -114,7 +114,7 @@ pub fn stream_layer(
     reader: impl Read + Send,
     limits: &Limits,
 ) -> Result<()> {
-    let blob = store.blob_writer(Some(descriptor))?;
+    let blob = BufWriter::with_capacity(PIECE, store.blob_writer(Some(descriptor))?.not_read_soon());
     let keep = Mutex::new(Some(blob));
     let tee = Tee { reader, blob: &keep };
     if store.has_layer(diff_id)? {
@@ -123,13 +123,14 @@ pub fn stream_layer(
         unpack(store, descriptor, diff_id, tee, limits).context(|| format!("fetch layer {}", descriptor.digest))?;
     }
     let blob = keep.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    blob.expect("nobody takes it out").commit().map(drop)
+    let blob = blob.expect("nobody takes it out").into_inner().map_err(io::IntoInnerError::into_error);
+    blob.context(|| format!("write layer {}", descriptor.digest))?.commit().map(drop)
 }
 
 /// Writes what is read through it to a blob as well.
 struct Tee<'a, 's, R> {
     reader: R,
-    blob: &'a Mutex<Option<BlobWriter<'s>>>,
+    blob: &'a Mutex<Option<BufWriter<BlobWriter<'s>>>>,
 }
 
 impl<R: Read> Read for Tee<'_, '_, R> {

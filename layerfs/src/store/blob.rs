@@ -12,6 +12,7 @@ use super::{Store, Unsynced};
 use crate::digest::{Algorithm, Digest, Hashed};
 use crate::error::{Context, Error, Kind, Result};
 use crate::oci::{DOCUMENT_MAX, Descriptor};
+use crate::sys::fs::PassingFile;
 
 impl Store {
     /// Where a blob lies.
@@ -95,7 +96,7 @@ impl Store {
         let file = File::create_new(&path).at("create", &path)?;
         let algorithm = expected.map_or(Algorithm::Sha256, |expected| expected.digest.algorithm());
         let expected = expected.map(|expected| (expected.digest, expected.size));
-        Ok(BlobWriter { store: self, file: Hashed::new(file, algorithm), path, expected, _dir: dir })
+        Ok(BlobWriter { store: self, file: Hashed::new(PassingFile::new(file), algorithm), path, expected, _dir: dir })
     }
 
     /// Waits until no other process is fetching this blob. The holder that comes second finds the blob there.
@@ -121,13 +122,20 @@ pub struct BlobLock(#[expect(dead_code, reason = "held for its lock")] OwnedFd);
 #[derive(Debug)]
 pub struct BlobWriter<'a> {
     store: &'a Store,
-    file: Hashed<File>,
+    file: Hashed<PassingFile>,
     path: PathBuf,
     expected: Option<(Digest, u64)>,
     _dir: TempDir,
 }
 
 impl BlobWriter<'_> {
+    /// Says that nobody will read this blob soon, so that its bytes need not stay in memory.
+    #[must_use]
+    pub fn not_read_soon(mut self) -> Self {
+        self.file.get_mut().not_read_soon();
+        self
+    }
+
     /// Bytes written so far.
     pub fn size(&self) -> u64 {
         self.file.size()

@@ -1,14 +1,15 @@
 //! Files and folders by descriptor: resolution that cannot leave a root, extended attributes, the umask.
 
 use std::ffi::CString;
-use std::io;
+use std::fs::File;
+use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
 /// Most symlinks that one resolution follows, as the kernel's `MAXSYMLINKS`.
 pub const SYMLINKS_MAX: usize = 40;
@@ -57,6 +58,54 @@ pub fn open_plain(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<Ow
         Errno::PERM => Errno::NOSYS,
         other => other,
     })
+}
+
+/// A file being written whose content need not stay in the page cache once [`PassingFile::not_read_soon`] said so: its
+/// pages then go to the disk at once and leave (`RWF_DONTCACHE`, Linux 6.14), and neither push out what is needed nor
+/// wait for the final sync. Where kernel or filesystem cannot do that, it is an ordinary file.
+#[derive(Debug)]
+pub struct PassingFile {
+    file: File,
+    uncached: bool,
+}
+
+impl PassingFile {
+    /// Writes at the file's position.
+    pub fn new(file: File) -> Self {
+        Self { file, uncached: false }
+    }
+
+    /// From here on. Large pieces are best, since each starts its own way to the disk.
+    pub fn not_read_soon(&mut self) {
+        self.uncached = true;
+    }
+}
+
+impl Write for PassingFile {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        /// `RWF_DONTCACHE` of `linux/fs.h`.
+        const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+        /// "At the file's position", as `pwritev2(2)` has it.
+        const HERE: u64 = u64::MAX;
+        if self.uncached {
+            match rustix::io::pwritev2(&self.file, &[IoSlice::new(buffer)], HERE, DONTCACHE) {
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => self.uncached = false,
+                result => return Ok(result?),
+            }
+        }
+        self.file.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Lets the kernel begin to write a file's content to the disk, and does not wait (`sync_file_range(2)`): the sync that
+/// follows finds most of its work done. A filesystem that cannot is none the worse for it.
+pub fn start_writeback(file: impl AsFd) {
+    // SAFETY: numbers only; 0 and 0 are the whole file.
+    let _ = unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// The fallback of [`open_in_root`]: one component at a time, never following a symlink in the kernel.
