@@ -1,4 +1,4 @@
-//! The layer engine by parts: hashing, decoding, applying, writing, compressing. Bytes per second of the plain tar.
+//! The layer engine by parts: hashing, decoding, reading, writing, applying, walking, compressing. Bytes per second of the plain tar.
 //!
 //! The data is made here and is the same on every machine: folders of small text files and a few large ones, which
 //! compress about as a system's own files do.
@@ -9,7 +9,10 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use layerfs::archive::{ApplyOptions, Compression, Compressor, DiffOptions, apply, decompress, diff};
+use layerfs::archive::read::{Entry, TarReader};
+use layerfs::archive::{
+    ApplyOptions, Compression, Compressor, DiffOptions, Limits, TarWriter, apply, decompress, diff,
+};
 use layerfs::digest::Digest;
 
 /// A layer of about 24 MB: 3,000 files in 100 folders.
@@ -48,6 +51,23 @@ fn compressed(tar: &[u8], compression: Compression) -> Vec<u8> {
     compressor.finish().expect("a Vec takes every byte")
 }
 
+/// Every member with its content.
+fn entries(tar: &[u8]) -> Vec<(Entry, Vec<u8>)> {
+    let mut reader = TarReader::new(tar, &Limits::default());
+    let mut entries = Vec::new();
+    while let Some(entry) = reader.next_entry().expect("we wrote it") {
+        let mut content = Vec::new();
+        loop {
+            match reader.chunk(u64::MAX).expect("we wrote it") {
+                [] => break,
+                piece => content.extend_from_slice(piece),
+            }
+        }
+        entries.push((entry, content));
+    }
+    entries
+}
+
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
@@ -67,6 +87,17 @@ fn layers(criterion: &mut Criterion) {
         });
         group.bench_function(format!("encode {name}"), |bench| bench.iter(|| compressed(&tar, compression)));
     }
+    let entries = entries(&tar);
+    group.bench_function("read", |bench| bench.iter(|| self::entries(black_box(&tar)).len()));
+    group.bench_function("write", |bench| {
+        bench.iter(|| {
+            let mut writer = TarWriter::new(io::sink());
+            for (entry, content) in &entries {
+                writer.append_file(entry, content.as_slice()).expect("we read it");
+            }
+            writer.finish().expect("a sink takes every byte")
+        });
+    });
     group.bench_function("apply", |bench| {
         bench.iter_batched(
             folder,

@@ -1,6 +1,6 @@
 //! The store on disk is an OCI layout that others read, whatever our commands did last.
 
-use crate::harness::{Actor, Registry, peers};
+use crate::harness::{Actor, Registry, crowd, peers};
 
 /// skopeo reads this image out of the store as it lies on disk.
 fn assert_others_read(actor: &Actor, name: &str) {
@@ -85,4 +85,27 @@ fn many_writers_share_one_store() {
     }
     assert_eq!(user.copy(["images"]).ok().stdout.matches("many").count(), 4);
     user.assert_nothing_left();
+}
+
+#[test]
+fn one_image_of_a_thousand_goes_alone() {
+    let Some(actor) = Actor::root() else { return };
+    let blobs = || std::fs::read_dir(actor.store().join("blobs/sha256")).expect("blobs").count();
+    let layers = || std::fs::read_dir(actor.store().join("layers")).expect("layers").count();
+    std::fs::create_dir_all(actor.store()).expect("ours");
+    crowd::make(&actor.store(), 1000);
+    assert_eq!(actor.copy(["images", "-q"]).ok().lines().len(), 1000);
+    let (all_blobs, all_layers) = (blobs(), layers());
+    assert_eq!(actor.copy(["gc", "--dry-run"]).ok().stdout, "0 blobs, 0 layers, 0 B would be freed\n");
+    actor.copy(["rmi", &crowd::name(500)]).ok();
+    // The one in the background and this one take turns: after it, both are over.
+    actor.copy(["gc"]).ok();
+    assert_eq!(all_blobs - blobs(), 3, "its manifest, its configuration and its own layer");
+    assert_eq!(all_layers - layers(), 1);
+    assert_eq!(actor.copy(["images", "-q"]).ok().lines().len(), 999);
+    let usage = actor.copy(["df", "--json"]).ok().json();
+    assert_eq!(usage["Kinds"][0]["Total"], 999);
+    assert_eq!(usage["Kinds"][5]["RawSize"], 0, "nothing is left over");
+    let names = usage["Images"].as_array().expect("a list").iter();
+    assert!(names.clone().all(|image| image["UniqueSize"].as_u64().is_some_and(|bytes| bytes > 0)));
 }

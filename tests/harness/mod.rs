@@ -3,6 +3,7 @@
 pub(crate) mod actor;
 pub(crate) mod agent;
 pub(crate) mod call;
+pub(crate) mod crowd;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod disk;
 pub(crate) mod faulty;

@@ -1,7 +1,8 @@
 //! Progress for people and programs, on standard error or a descriptor of its own.
 //!
-//! On a terminal: a bar per object that moves, redrawn ten times a second at most. Elsewhere: one line per finished
-//! object, as a log wants it.
+//! On a terminal: a bar per object that moves, redrawn ten times a second at most, never wider or higher than the
+//! terminal is at that moment. Elsewhere, and where `TERM` is `dumb`: one line per finished object, as a log wants it.
+//! Plain ASCII without colours, so that neither the locale nor `NO_COLOR` matters.
 
 use std::fs::File;
 use std::io::{IsTerminal, Write, stderr};
@@ -13,8 +14,28 @@ use layerfs::progress::{Event, Progress};
 
 const REDRAW: Duration = Duration::from_millis(100);
 const BAR: usize = 24;
+/// A bar of less says nothing.
+const BAR_MIN: usize = 6;
 /// Bars shown at once; more objects than move at the same time.
 const ROWS: usize = 12;
+
+/// Columns and rows of a terminal.
+#[derive(Clone, Copy)]
+struct Screen {
+    width: usize,
+    height: usize,
+}
+
+impl Screen {
+    /// The terminal as it is now: its user may change it at any time. One that does not say is taken for 80 by 24.
+    fn of_stderr() -> Self {
+        let known = |cells: u16, usual: usize| if cells == 0 { usual } else { usize::from(cells) };
+        match rustix::termios::tcgetwinsize(stderr()) {
+            Ok(size) => Self { width: known(size.ws_col, 80), height: known(size.ws_row, 24) },
+            Err(_) => Self { width: 80, height: 24 },
+        }
+    }
+}
 
 /// Where progress goes.
 pub(super) struct Reporter {
@@ -53,7 +74,7 @@ impl Reporter {
                 Mode::Json(File::options().write(true).open(&path).at("open", &path)?)
             }
             None if quiet => Mode::Silent,
-            None if stderr().is_terminal() => Mode::Bars,
+            None if stderr().is_terminal() && can_move_up() => Mode::Bars,
             None => Mode::Lines,
         };
         Ok(Self { state: Mutex::default(), mode })
@@ -64,7 +85,7 @@ impl Reporter {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.items.clear();
         if matches!(self.mode, Mode::Bars) {
-            show(&state.redraw());
+            show(&state.redraw(Screen::of_stderr()));
         }
     }
 }
@@ -94,13 +115,13 @@ impl Progress for Reporter {
                 }
             }
             (Mode::Bars, Event::Note(text)) => {
-                let text = format!("{}{text}\n{}", state.erase(), state.redraw());
+                let text = format!("{}{text}\n{}", state.erase(), state.redraw(Screen::of_stderr()));
                 show(&text);
             }
             (Mode::Bars, _) => {
                 if state.last.is_none_or(|last| last.elapsed() >= REDRAW) {
                     state.last = Some(Instant::now());
-                    show(&state.redraw());
+                    show(&state.redraw(Screen::of_stderr()));
                 }
             }
             (Mode::Silent, _) => {}
@@ -137,28 +158,62 @@ impl State {
         }
     }
 
-    fn redraw(&mut self) -> String {
+    fn redraw(&mut self, screen: Screen) -> String {
         let mut text = self.erase();
-        for item in self.items.iter().take(ROWS) {
-            text.push_str(&row(item));
-            text.push('\n');
+        // The line that the cursor is on is no place for a bar: the terminal would scroll.
+        let most = ROWS.min(screen.height.saturating_sub(1));
+        let (shown, more) = match self.items.len() {
+            all if all <= most => (all, 0),
+            all => (most.saturating_sub(1), all - most.saturating_sub(1)),
+        };
+        let mut rows: Vec<String> = self.items.iter().take(shown).map(|item| row(item, screen.width)).collect();
+        if more > 0 && most > 0 {
+            rows.push(cut(format!("and {more} more"), screen.width));
         }
-        self.drawn = self.items.len().min(ROWS);
+        self.drawn = rows.len();
+        rows.iter().for_each(|row| text.extend([row, "\n"]));
         text
     }
 }
 
-fn row(item: &Item) -> String {
+/// Whether the terminal understands the two sequences that bars need.
+fn can_move_up() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
+/// An object's line in at most `width` columns: what matters less goes first (the rate, the bar, the total).
+fn row(item: &Item, width: usize) -> String {
     let seconds = item.started.elapsed().as_secs_f64().max(0.001);
-    let rate = size((item.done as f64 / seconds) as u64);
-    match item.total.filter(|total| *total > 0) {
-        Some(total) => {
-            let filled =
-                usize::try_from(u128::from(item.done.min(total)) * BAR as u128 / u128::from(total)).unwrap_or(0);
-            let bar = format!("{}{}", "=".repeat(filled), " ".repeat(BAR - filled));
-            format!("{:<24} [{bar}] {:>9} / {:<9} {rate}/s", item.label, size(item.done), size(total))
-        }
-        None => format!("{:<24} {:>9} {rate}/s", item.label, size(item.done)),
+    let rate = format!("{}/s", size((item.done as f64 / seconds) as u64));
+    let label = &item.label;
+    let done = size(item.done);
+    let Some(total) = item.total.filter(|total| *total > 0) else {
+        let full = format!("{label:<24} {done:>9} {rate}");
+        return if full.len() <= width { full } else { cut(format!("{label} {done}"), width) };
+    };
+    let percent = u128::from(item.done.min(total)) * 100 / u128::from(total);
+    let numbers = format!("{done:>9} / {:<9}", size(total));
+    let bar = |wide: usize| {
+        let filled = usize::try_from(u128::from(item.done.min(total)) * wide as u128 / u128::from(total)).unwrap_or(0);
+        format!("[{}{}]", "=".repeat(filled), " ".repeat(wide - filled))
+    };
+    let full = format!("{label:<24} {} {numbers} {rate}", bar(BAR));
+    // The rate is as long as it is today; the line must not grow past the edge when it gets longer.
+    if full.len() - rate.len() + "999 MB/s".len() <= width {
+        return full;
+    }
+    let fixed = label.len().max(24) + numbers.len() + 4;
+    if width >= fixed + BAR_MIN {
+        return format!("{label:<24} {} {}", bar((width - fixed).min(BAR)), numbers.trim_end());
+    }
+    cut(format!("{label} {percent}%"), width)
+}
+
+/// The end of a line is what tells lines apart least when its beginning is cut: digests differ everywhere.
+fn cut(text: String, width: usize) -> String {
+    match text.chars().count() {
+        length if length > width => text.chars().skip(length - width).collect(),
+        _ => text,
     }
 }
 
@@ -215,16 +270,45 @@ mod tests {
         }
     }
 
+    const USUAL: Screen = Screen { width: 100, height: 24 };
+
+    fn busy(items: u64) -> State {
+        let mut state = State::default();
+        for id in 0..items {
+            state.take(&Event::Start { id, label: format!("blob {id:012}"), total: Some(1_000_000) });
+            state.take(&Event::Advance { id, bytes: 500_000 });
+        }
+        state
+    }
+
     #[test]
     fn bars_are_drawn_over_themselves() {
         let mut state = State::default();
         state.take(&Event::Start { id: 1, label: "blob x".into(), total: Some(100) });
         state.take(&Event::Advance { id: 1, bytes: 50 });
-        let first = state.redraw();
+        let first = state.redraw(USUAL);
         assert!(first.starts_with("blob x") && first.contains("[============            ]"), "{first}");
-        assert!(state.redraw().starts_with("\x1b[1A\x1b[J"));
+        assert!(state.redraw(USUAL).starts_with("\x1b[1A\x1b[J"));
         assert_eq!(state.take(&Event::Done { id: 1 }).map(|item| item.done), Some(50));
-        assert_eq!(state.redraw(), "\x1b[1A\x1b[J");
-        assert_eq!(state.redraw(), "");
+        assert_eq!(state.redraw(USUAL), "\x1b[1A\x1b[J");
+        assert_eq!(state.redraw(USUAL), "");
+    }
+
+    #[test]
+    fn no_line_is_wider_and_no_picture_higher_than_the_terminal() {
+        for width in 1..130 {
+            for height in [1, 2, 3, 8, 50] {
+                let mut state = busy(20);
+                let text = state.redraw(Screen { width, height });
+                assert!(text.lines().all(|line| line.chars().count() <= width), "{width}: {text}");
+                assert!(text.lines().count() < height.max(2) && text.lines().count() <= ROWS, "{height}: {text}");
+                assert_eq!(state.drawn, text.lines().count());
+            }
+        }
+        let narrow = |width| busy(1).redraw(Screen { width, height: 24 });
+        assert_eq!(narrow(60), "blob 000000000000        [=====      ]    500 kB / 1.00 MB\n");
+        assert_eq!(narrow(30), "blob 000000000000 50%\n");
+        assert_eq!(narrow(10), "000000 50%\n");
+        assert!(busy(20).redraw(USUAL).ends_with("\nand 9 more\n"));
     }
 }
