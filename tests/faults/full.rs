@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use super::{Stage, assert_explains};
-use crate::harness::disk::Mounted;
+use crate::harness::disk::{Mounted, mount_apart};
 use crate::harness::stored::{Stored, assert_whole};
 use crate::harness::{Actor, Call, machine};
 
@@ -27,6 +27,7 @@ fn fill(folder: &Path, room: u64) -> std::path::PathBuf {
 
 /// A party whose store lies on a small disk of its own, with what the stage's own store has.
 fn on_small_disk(stage: &Stage, kind: &str) -> (Actor, Mounted) {
+    mount_apart();
     let actor = stage.actor.elsewhere();
     let above = actor.mkdir("home/.local/share");
     let mounted = match kind {
@@ -76,7 +77,7 @@ fn full(stage: &Stage, kind: &str) {
     let index = std::fs::read_to_string(actor.store().join("index.json")).expect("there is an index");
     assert!(!index.contains("localhost/busybox") && index.contains(&stage.pulled), "{index}");
     std::fs::remove_file(filler).expect("root may remove it");
-    drop(mounted);
+    mounted.unmount();
 }
 
 #[test]
@@ -115,5 +116,5 @@ fn a_store_that_can_only_be_read_is_read() {
     assert_explains(&report, "read-only file system", &report.to_string());
     remount("remount,rw");
     actor.copy(["pull", &stage.pulled]).ok();
-    drop(mounted);
+    mounted.unmount();
 }

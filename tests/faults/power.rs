@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{ALL, Act, Scenario, Stage, sample};
-use crate::harness::disk::{Disk, Unflushed};
+use crate::harness::disk::{Disk, Unflushed, mount_apart};
 use crate::harness::stored::assert_whole;
 use crate::harness::trace::{Traced, trace};
 use crate::harness::{Actor, Call, machine};
@@ -14,7 +14,7 @@ use crate::harness::{Actor, Call, machine};
 /// Cuts of each command in a run that is no soak.
 const FEW: usize = 4;
 /// And in a soak.
-const MANY: usize = 60;
+const MANY: usize = 40;
 
 /// Whether the machine says that it has started anew.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,7 @@ struct Recorded<'a> {
 
 impl<'a> Recorded<'a> {
     fn new(stage: &'a Stage, scenario: &'a Scenario, kind: &'static str, act: Act) -> Self {
+        mount_apart();
         let dir = machine::folder();
         let disk = Disk::new(dir.path(), kind, if kind == "xfs" { 320 } else { 64 });
         let actor = stage.with_store(&scenario.template);
@@ -61,7 +62,7 @@ impl<'a> Recorded<'a> {
         });
         // Unmounting writes all that is left.
         let instants = disk.instants();
-        drop(mounted);
+        mounted.unmount();
         Self { stage, scenario, disk, instants, dir }
     }
 
@@ -87,7 +88,7 @@ impl<'a> Recorded<'a> {
         assert_eq!(listed.as_array().map(Vec::len), Some(names.len()), "{what}");
         next_boot(&scenario.line).ok();
         assert_eq!(assert_whole(&actor.store(), &scenario.whole, &what), scenario.names[1], "{what}");
-        drop(mounted);
+        mounted.unmount();
     }
 
     /// Whether a cut at the end is found out.

@@ -114,10 +114,24 @@ impl Disk {
     }
 }
 
+/// From here on this thread, and what it starts, mounts for itself. Otherwise whoever makes a mount namespace meanwhile
+/// gets a copy of each mount, and keeps its file system alive after it was unmounted here.
+pub(crate) fn mount_apart() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("root may have mounts of its own");
+    Call::new("mount").args(["--make-rprivate", "/"]).ok();
+}
+
 /// A mounted disk, until dropped.
 pub(crate) struct Mounted(PathBuf);
 
 impl Mounted {
+    /// Nobody may use it any more.
+    #[track_caller]
+    pub(crate) fn unmount(self) {
+        Call::new("umount").arg(&self.0).ok();
+        std::mem::forget(self);
+    }
+
     pub(crate) fn new(kind: &str, options: &str, image: &Path, at: &Path) -> Self {
         std::fs::create_dir_all(at).expect("a folder in our folder");
         Call::new("mount").args(["-t", kind, "-o", options]).arg(image).arg(at).ok();
@@ -157,10 +171,6 @@ impl Server {
             blksize: 4096,
             flags: 0,
         }
-    }
-
-    fn note(&self, event: Event) {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 }
 
@@ -206,9 +216,11 @@ impl Filesystem for Server {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        // Under its lock, so that whoever holds it sees the disk and the record agree.
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         match self.file.write_all_at(data, offset) {
             Ok(()) => {
-                self.note(Event::Write { offset, data: data.to_vec() });
+                log.push(Event::Write { offset, data: data.to_vec() });
                 reply.written(data.len() as u32);
             }
             Err(_) => reply.error(Errno::EIO),
@@ -220,7 +232,7 @@ impl Filesystem for Server {
     }
 
     fn fsync(&self, _request: &Request, _inode: INodeNo, _file: FileHandle, _data: bool, reply: ReplyEmpty) {
-        self.note(Event::Flush);
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).push(Event::Flush);
         reply.ok();
     }
 }

@@ -108,9 +108,7 @@ impl Store {
     }
 
     pub(crate) fn lock_name(&self, name: &str) -> Result<OwnedFd> {
-        let dir = self.root.join("locks");
-        fs::create_dir_all(&dir).at("create", &dir)?;
-        lock(&dir.join(name), FlockOperation::LockExclusive)
+        lock(&self.root.join("locks").join(name), FlockOperation::LockExclusive)
     }
 }
 
