@@ -221,6 +221,9 @@ fn a_root_that_is_described_below_stays_so() {
     assert_eq!(fs::metadata(&upper.dir).unwrap().mode() & 0o7777, 0o555);
 }
 
+/// The config's diff IDs, the manifest's size of the layer, a change to both documents, and what the error says.
+type Disagreement<'a> = (&'a [DiffId], u64, &'a dyn Fn(Vec<u8>) -> Vec<u8>, &'a str);
+
 /// Documents that contradict one another, and what the error names.
 #[test]
 fn an_image_whose_documents_disagree_is_refused_by_name() {
@@ -247,7 +250,7 @@ fn an_image_whose_documents_disagree_is_refused_by_name() {
     let other = DiffId(Digest::of(b"another"));
     let twice = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replacen('{', "{\"layers\":[],", 1).into_bytes();
     let folded = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace("\"rootfs\"", "\"RootFS\"").into_bytes();
-    let cases: [(&[DiffId], u64, &dyn Fn(Vec<u8>) -> Vec<u8>, &str); 6] = [
+    let cases: [Disagreement<'_>; 6] = [
         (&[], size, &same, "has 1 layers but its config has 0"),
         (&[diff_id, other], size, &same, "has 1 layers but its config has 2"),
         (&[other], size, &same, "the image's config says"),
