@@ -75,6 +75,8 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 struct Folder {
     version: Version,
+    /// Where the hierarchy is mounted.
+    mount: PathBuf,
     /// v1: what the hierarchy controls, or its name.
     controllers: Vec<String>,
     path: PathBuf,
@@ -149,6 +151,7 @@ fn on_v1(
     let writable = rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).is_ok();
     let mut folder = Folder {
         version: Version::V1,
+        mount: hierarchy.mount.clone(),
         controllers: hierarchy.controllers.clone(),
         path: path.clone(),
         steps: Vec::new(),
@@ -203,8 +206,16 @@ fn on_v2(
     }
     let rules = resources.filter(|_| real_root && groups.contains(&Group::Devices));
     let device_filter = rules.map(|rules| device_filter::compile(&settings::device_rules(rules))).transpose()?;
-    let folder =
-        |path, steps| Folder { version: Version::V2, controllers: Vec::new(), path, steps, settings, device_filter };
+    let mount = unified.mount.clone();
+    let folder = |path, steps| Folder {
+        version: Version::V2,
+        mount,
+        controllers: Vec::new(),
+        path,
+        steps,
+        settings,
+        device_filter,
+    };
     if let Some(unit) = &request.unit {
         // systemd hands controllers down to what it delegates.
         return Ok(Some(folder(
@@ -265,18 +276,26 @@ impl Plan {
 
     /// Makes the folders, writes the limits, opens what the container joins by. What was made goes again where a
     /// later step fails.
-    pub(crate) fn apply(self) -> Result<(Cgroup, Placement)> {
+    pub(crate) fn apply(mut self) -> Result<(Cgroup, Placement)> {
         if let Some(full) = &self.evacuate {
             delegation::evacuate(full)?;
         }
-        let cgroup = self.cgroup();
         let made = (|| {
             let mut placement = Placement::default();
             if let Some((unit, properties)) = &self.unit {
-                placement.placeholder = Some(systemd::start(unit, properties)?);
+                let placeholder = systemd::start(unit, properties)?;
+                // Where that is, is systemd's to say: a user's has a part of the hierarchy only.
+                for (controllers, path) in hierarchy::memberships(placeholder.pid())? {
+                    let made = self.folders.iter_mut().filter(|folder| folder.controllers == controllers);
+                    made.filter(|_| unit.is_at(&path)).for_each(|folder| {
+                        folder.path = folder.mount.join(path.trim_start_matches('/'));
+                    });
+                }
+                placement.placeholder = Some(placeholder);
             }
             self.folders.iter().try_fold(placement, |placement, folder| folder.make(placement))
         })();
+        let cgroup = self.cgroup();
         match made {
             Ok(placement) => Ok((cgroup, placement)),
             Err(error) => {

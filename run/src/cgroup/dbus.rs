@@ -170,8 +170,9 @@ impl Connection {
         let stream = UnixStream::connect(path).at("connect to", path)?;
         stream.set_read_timeout(Some(PATIENCE)).at("wait for", path)?;
         let mut stream = BufReader::new(stream);
-        // No name is claimed: in a user namespace the own number would be the wrong one.
-        stream.get_mut().write_all(b"\0AUTH EXTERNAL\r\nDATA\r\n").at("write to", path)?;
+        // No name is claimed: in a user namespace the own number would be the wrong one. All at once, as systemd's own
+        // tools do: systemd 252 does not look at a call that it reads together with the end of this.
+        stream.get_mut().write_all(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n").at("write to", path)?;
         let mut line = String::new();
         while !line.starts_with("OK") {
             line.clear();
@@ -180,7 +181,6 @@ impl Connection {
                 return Err(Error::new(Kind::Denied, format!("`{}` does not let this user in", path.display())));
             }
         }
-        stream.get_mut().write_all(b"BEGIN\r\n").at("write to", path)?;
         Ok(Self { stream, serial: 0, signals: Vec::new() })
     }
 

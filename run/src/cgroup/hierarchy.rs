@@ -70,6 +70,13 @@ pub(crate) fn limits_swap(hierarchies: &[Hierarchy]) -> bool {
     limited.is_some_and(|folder| folder.join("memory.swap.max").exists())
 }
 
+/// The controllers of each hierarchy, none for v2, and where in it a process is.
+pub(super) fn memberships(pid: i32) -> Result<Vec<(Vec<String>, String)>> {
+    let path = format!("/proc/{pid}/cgroup");
+    let text = fs::read_to_string(&path).at("read", &path)?;
+    Ok(parse(&text).into_iter().map(|membership| (membership.controllers, membership.path)).collect())
+}
+
 /// One line of `/proc/self/cgroup`.
 #[derive(Debug, PartialEq, Eq)]
 struct Membership {

@@ -84,6 +84,11 @@ impl Unit {
         slice_folder(&self.slice).join(&self.name)
     }
 
+    /// Whether a cgroup of this path is the unit's.
+    pub(super) fn is_at(&self, path: &str) -> bool {
+        path.rsplit('/').next() == Some(&self.name)
+    }
+
     /// What the unit's manager has the whole of: the hierarchy, or the part of it that is delegated to the user's.
     pub(super) fn base(&self, unified: &Hierarchy) -> PathBuf {
         if !self.user {
@@ -220,7 +225,15 @@ fn value(name: &str, text: &str) -> Result<Value> {
 /// A process that keeps a scope alive. It goes when this is dropped.
 #[derive(Debug)]
 pub(super) struct Placeholder {
+    pid: i32,
     pidfd: OwnedFd,
+}
+
+impl Placeholder {
+    /// Its number.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
 }
 
 impl Drop for Placeholder {
@@ -255,7 +268,7 @@ pub(super) fn start(unit: &Unit, properties: &[Property]) -> Result<Placeholder>
         0
     })
     .context(|| "start a process for the scope to begin with")?;
-    let placeholder = Placeholder { pidfd: child.pidfd };
+    let placeholder = Placeholder { pid: child.pid, pidfd: child.pidfd };
     let is_slice = unit.name.ends_with(".slice");
     properties.push(("Description".to_owned(), Value::Text(format!("container {}", unit.name))));
     properties.push(("DefaultDependencies".to_owned(), Value::Bool(false)));
