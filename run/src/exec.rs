@@ -79,6 +79,7 @@ fn join(exec: Exec<'_>) -> Result<Result<Waiting>> {
         preserve_fds,
         dies_with_parent,
         outside: None,
+        waits_for_others: false,
     };
     let options =
         CloneOptions { namespaces: 0, cgroup: placement.v2.as_ref().map(std::os::fd::AsFd::as_fd), sibling: false };
@@ -92,7 +93,7 @@ fn join(exec: Exec<'_>) -> Result<Result<Waiting>> {
         move_into_thread_name_spaces(container, others).context(|| "enter the container's namespaces")
     };
     let child = namespaces::clone_through(enter, options, init, (&own_end, child_end))?;
-    running::converse(child, true, own_end.take(), None, None)
+    running::converse(child, true, own_end.take(), running::Wanted::default())
 }
 
 /// The namespaces in which a process and this one differ. Entering one's own is refused by the kernel for some, and

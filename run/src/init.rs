@@ -72,6 +72,8 @@ pub(crate) struct Init<'a> {
     pub(crate) dies_with_parent: bool,
     /// What others do for it.
     pub(crate) outside: Option<&'a Outside>,
+    /// Some of that is for when the mounts are made.
+    pub(crate) waits_for_others: bool,
 }
 
 impl<'a> Init<'a> {
@@ -128,11 +130,10 @@ impl<'a> Init<'a> {
             View::Own(prepared) => {
                 let mut note = |text: String| drop(channel.send(&Message::Note(text)));
                 let (built, terminal) = prepared.build(rootfs::BuildOptions { terminal: wants_terminal }, &mut note)?;
+                if self.waits_for_others {
+                    ask(channel, &Message::WantOthers)?;
+                }
                 if let Some(outside) = self.outside {
-                    let moments = [Moment::Prestart, Moment::CreateRuntime];
-                    if outside.has(&moments) {
-                        ask(channel, &Message::WantOthers)?;
-                    }
                     outside.run(Moment::CreateContainer, own_pid(), None)?;
                 }
                 built.enter()?;

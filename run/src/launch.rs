@@ -16,6 +16,7 @@ pub(crate) mod agent;
 pub(crate) mod channel;
 pub(crate) mod hooks;
 pub(crate) mod namespaces;
+mod net_devices;
 pub(crate) mod running;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,6 +36,7 @@ pub use crate::rootfs::Rootfs;
 pub use hooks::Identity;
 use hooks::{Moment, Outside};
 use namespaces::Namespaces;
+use net_devices::NetDevice;
 pub use running::{Created, Exit, Running};
 
 /// The program is not in the container.
@@ -130,6 +132,7 @@ fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
     refuse_what_is_not_done(spec)?;
     let outside = Outside::of(spec, identity)?;
     let schedule = Schedule::of(process, spec.linux().as_ref())?;
+    let net_devices = NetDevice::all(spec)?;
     let namespaces = Namespaces::of(spec)?;
     let own_user_namespace = namespaces.new & libc_flag::USER != 0;
     let in_user_namespace = own_user_namespace || namespaces.joins_user() || !Mapping::current()?.is_host();
@@ -171,6 +174,8 @@ fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
             preserve_fds,
             dies_with_parent,
             outside: outside.as_ref(),
+            waits_for_others: !net_devices.is_empty()
+                || outside.as_ref().is_some_and(|outside| outside.has(&[Moment::Prestart, Moment::CreateRuntime])),
         };
         // The cgroup namespace is unshared once the process is in its cgroup, a time namespace with offsets before its
         // first process is cloned or executed.
@@ -193,7 +198,8 @@ fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
             let cloned = sys::clone_child(&options, body);
             cloned.context(|| "clone the container's first process").map_err(namespaces::explain_clone)
         }?;
-        running::converse(child, intermediate, own_end.take(), Some(spec), outside.as_ref())
+        let wanted = running::Wanted { spec: Some(spec), outside: outside.as_ref(), net_devices: &net_devices };
+        running::converse(child, intermediate, own_end.take(), wanted)
     })();
     match started {
         Ok(Ok(waiting)) => Ok(Ok(Created::new(waiting, cgroup, plan_notes, outside))),
@@ -229,10 +235,7 @@ pub(crate) fn check_preserved(count: u32) -> Result<()> {
 /// A field that asks for something this launcher does not do must not be passed over in silence.
 fn refuse_what_is_not_done(spec: &Spec) -> Result<()> {
     let linux = spec.linux().as_ref();
-    let refused = [
-        ("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some())),
-        ("linux.netDevices", linux.is_some_and(|linux| linux.net_devices().is_some())),
-    ];
+    let refused = [("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some()))];
     match refused.iter().find(|(_, present)| *present) {
         Some((field, _)) => Err(Error::new(Kind::Unsupported, format!("{field} of the Spec is not supported"))),
         None => Ok(()),

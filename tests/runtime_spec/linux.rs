@@ -181,6 +181,10 @@ fn paths_and_the_rest_as_crun_and_runc_have_them() {
         bad("Intel's resource director", "linux.intelRdt", "intelRdt", json!({"closID": "moon", "l3CacheSchema": "L3:0=1"})),
         set("sysctls", "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax", "sysctl", json!({"net.ipv4.ip_forward": "1", "kernel.msgmax": "4242"})).shows("4242"),
         set("a sysctl with slashes", "cat /proc/sys/net/ipv4/ip_forward", "sysctl", json!({"net/ipv4/ip_forward": "1"})).shows("1"),
+        set("a network device", "cat /proc/net/dev | grep -c inner0; ip addr show dev inner0 | grep -oE '10.77.0.[0-9]+/24|fd77::1/64' | sort; ip link show inner0 | grep -o '<.*UP'", "netDevices", json!({"DEVICE": {"name": "inner0"}}))
+            .drive("device=sp$((RANDOM % 10000))$((RANDOM % 1000)); ip link add $device type veth peer name p$device && ip addr add 10.77.0.1/24 dev $device && ip addr add fd77::1/64 dev $device nodad
+                sed -i \"s/DEVICE/$device/\" config.json; $R run $ID; echo \"exit $?\"; ip link del $device 2>/dev/null && echo still here; true").shows("10.77.0.1/24\nfd77::1/64").shows("UP"),
+        bad("a network device that is not there", "linux.netDevices: move `moon0`", "netDevices", json!({"moon0": {}})),
         bad("an unknown sysctl", "net.moon", "sysctl", json!({"net.moon": "1"})),
         bad("a sysctl of the host", "kernel.panic", "sysctl", json!({"kernel.panic": "7"})),
         refused("a sysctl of a shared namespace", "net.ipv4.ip_forward").with(|spec| {

@@ -11,6 +11,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::channel::{Channel, Message};
 use super::hooks::{Moment, Outside};
+use super::net_devices::{self, NetDevice};
 use crate::cgroup::Cgroup;
 
 /// `SIGKILL`
@@ -238,15 +239,26 @@ fn reap(pidfd: BorrowedFd<'_>) -> Result<(i32, Option<i32>)> {
     Ok((signal.map_or(code.unwrap_or(0), |signal| 128 + signal), signal))
 }
 
+/// What a new process may want done from outside.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Wanted<'a> {
+    /// Where it has id maps to be written.
+    pub(crate) spec: Option<&'a Spec>,
+    /// Its hooks.
+    pub(crate) outside: Option<&'a Outside>,
+    /// Devices to be moved to it.
+    pub(crate) net_devices: &'a [NetDevice],
+}
+
 /// Talks to a new process until it waits before its program. `child` is that process, or the one it is cloned
 /// through. The inner error is what the process said of itself.
 pub(crate) fn converse(
     child: Child,
     intermediate: bool,
     channel: Option<Channel>,
-    spec: Option<&Spec>,
-    outside: Option<&Outside>,
+    wanted: Wanted<'_>,
 ) -> Result<Result<Waiting>> {
+    let Wanted { spec, outside, net_devices } = wanted;
     let child = OwnedProcess::new(child);
     let channel = channel.ok_or_else(|| Error::new(Kind::System, "the channel to the child was taken already"))?;
     let (mut process, mut via) = if intermediate { (None, Some(child)) } else { (Some(child), None) };
@@ -280,6 +292,7 @@ pub(crate) fn converse(
             wants_maps = false;
         }
         if let (true, Some(process)) = (wants_others, &process) {
+            net_devices::move_all(net_devices, process.pid)?;
             if let Some(outside) = outside {
                 outside.run(Moment::Prestart, process.pid, None)?;
                 outside.run(Moment::CreateRuntime, process.pid, None)?;
