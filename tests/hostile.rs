@@ -19,44 +19,11 @@ use layerfs::sys::fs::get_xattr;
 
 use self::archive::Tar;
 use self::attacks::{ATTACKS, Outcome};
+use crate::harness::inside::is_inside;
 use crate::harness::tree::{self, Times, Tree};
-use crate::harness::{Call, machine};
-
-/// Names the kind of process that a test in a process of its own is.
-const INSIDE: &str = "LAYERFS_TEST_INSIDE";
 
 /// Most memory that such a process takes, with the test program itself, in kilobytes.
 const MEMORY_MAX: u64 = 200 << 10;
-
-/// Runs the test `name` of this program again, as root and as root of a user namespace with a range of ids. True in
-/// that process itself, which then does the work.
-fn is_inside(name: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let dir = machine::folder();
-    let program = dir.path().join("tests");
-    fs::copy(std::env::current_exe().expect("this program"), &program).expect("a copy that every user can start");
-    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("it is ours");
-    let arguments = ["--exact", name, "--nocapture", "--test-threads", "1"];
-    if machine::is_root() {
-        let report = Call::new(&program).args(arguments).env(INSIDE, "root").env("TMPDIR", dir.path()).ok();
-        assert!(report.stdout.contains("1 passed"), "{report}");
-    } else {
-        machine::not_run("attacks on root: needs root");
-    }
-    let Some(user) = machine::ordinary_user() else { return false };
-    let home = dir.path().join("home");
-    fs::create_dir(&home).expect("a folder in our folder");
-    let mut call = Call::new("unshare").args(["--user", "--map-root-user", "--map-auto"]).arg(&program);
-    if machine::is_root() {
-        std::os::unix::fs::chown(&home, Some(user.uid), Some(user.gid)).expect("root may give a folder away");
-        call = call.identity(user.uid, user.gid);
-    }
-    let report = call.args(arguments).env(INSIDE, "user namespace").env("TMPDIR", &home).dir("/").ok();
-    assert!(report.stdout.contains("1 passed"), "{report}");
-    false
-}
 
 fn assert_memory() {
     let status = fs::read_to_string("/proc/self/status").expect("status");

@@ -19,6 +19,7 @@ mod hostile;
 mod interop;
 mod layers_interop;
 mod lower_layers;
+mod namespaces;
 mod nested;
 mod rootless;
 mod run_verbs;

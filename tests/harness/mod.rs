@@ -9,6 +9,7 @@ pub(crate) mod disk;
 pub(crate) mod faulty;
 pub(crate) mod http;
 pub(crate) mod image;
+pub(crate) mod inside;
 pub(crate) mod machine;
 pub(crate) mod peers;
 pub(crate) mod registry;
