@@ -1,10 +1,11 @@
 //! Places to mount on that the launcher had to make in a step's upper folder: they are no change of the step's.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use layerfs::error::{Kind, Result};
+use layerfs::error::{Context, Kind, Result};
 use layerfs::layer::MergedView;
 
 use crate::exec::placement;
@@ -21,14 +22,14 @@ pub(super) fn remove(upper: &Path, view: &MergedView, targets: &[PathBuf]) -> Re
             continue;
         }
         if view.resolve(&path)?.is_none() {
-            take_out(&upper.join(&path));
+            take_out(&upper.join(&path))?;
         }
         let mut folder = path.parent();
         while let Some(path) = folder.filter(|path| !path.as_os_str().is_empty()) {
             if !unchanged(upper, view, path)? {
                 break;
             }
-            take_out(&upper.join(path));
+            take_out(&upper.join(path))?;
             folder = path.parent();
         }
     }
@@ -51,14 +52,22 @@ fn unchanged(upper: &Path, view: &MergedView, path: &Path) -> Result<bool> {
     Ok(view.lookup(path)?.is_none_or(|entry| same(&entry.metadata)))
 }
 
-fn take_out(path: &Path) {
-    let Ok(metadata) = fs::symlink_metadata(path) else { return };
-    // A folder that is not empty stays: `rmdir` refuses it.
-    let _ = match metadata.is_dir() {
+/// A stub that stays would become part of the image.
+fn take_out(path: &Path) -> Result<()> {
+    let metadata = match fs::symlink_metadata(path) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
+        result => result.at("look at", path)?,
+    };
+    let removed = match metadata.is_dir() {
         true => fs::remove_dir(path),
         false if metadata.is_file() && metadata.len() == 0 => fs::remove_file(path),
         false => Ok(()),
     };
+    match removed {
+        // The step has written into it.
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        result => result.at("remove", path),
+    }
 }
 
 /// Where the launcher found `path`: symlinks of the stage on the way to it, and at its end, were followed.
