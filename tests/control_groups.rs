@@ -367,3 +367,48 @@ fn what_fails_leaves_nothing() {
     bundle.call(&["--systemd-cgroup", "create", "ID"]).fails(1);
     bundle.assert_nothing_left();
 }
+
+/// A systemd of a user's, with a cgroup of its own, that makes the scopes.
+#[test]
+fn systemd_makes_scopes_and_takes_them_back() {
+    if !on_v1("name=systemd") {
+        return;
+    }
+    let limits = json!({"memory": {"limit": 32 << 20}, "pids": {"limit": 33}});
+    let Some(bundle) = Bundle::new("scope", "sleep 1000", limits) else { return };
+    bundle.change(|config| {
+        config["linux"]["cgroupsPath"] = json!(format!("test.slice:layerfs:{}", bundle.id));
+        config["annotations"] = json!({"org.systemd.property.TimeoutStopSec": "5"});
+    });
+    bundle.actor.mkdir("run");
+    let script = r#"
+        mkdir -p /run/systemd; mount -t tmpfs tmpfs /run/systemd; mkdir /run/systemd/system; chmod 700 run
+        export XDG_RUNTIME_DIR=$PWD/run
+        for each in systemd unified; do
+            [ ! -d /sys/fs/cgroup/$each ] || { mkdir /sys/fs/cgroup/$each/own-$ID; echo $$ >/sys/fs/cgroup/$each/own-$ID/cgroup.procs; }
+        done
+        coproc systemd { exec /usr/lib/systemd/systemd --user --unit=basic.target --log-target=null 2>&1; }
+        own=$systemd_PID
+        until systemctl --user is-active --quiet basic.target 2>/dev/null; do :; done
+        unshare --user --map-root-user --mount bash -euc '
+            r="layerfs-runtime --root state --systemd-cgroup" unit=layerfs-$ID.scope
+            show() { systemctl --user show $unit -p "$1" --value; }
+            $r run --detach $ID </dev/null >/dev/null 2>&1
+            show ActiveState; show Slice; show Delegate; show TasksMax; show TimeoutStopUSec
+            grep -c "$unit" /proc/$($r state $ID | grep -o "\"pid\": [0-9]*" | grep -o "[0-9]*")/cgroup
+            $r update --pids-limit 44 $ID; show TasksMax
+            $r exec $ID true || echo refused
+            $r delete --force $ID; show LoadState
+        '
+        kill -9 $own; wait || true
+        echo $$ | tee /sys/fs/cgroup/systemd/cgroup.procs >/sys/fs/cgroup/unified/cgroup.procs || true
+        find /sys/fs/cgroup -depth -type d \( -path "*own-$ID*" -o -name test.slice \) -exec rmdir {} + 2>/dev/null || true
+    "#;
+    let call = bundle.actor.call("unshare").args(["--mount", "bash", "-uc", script]).env("ID", &bundle.id);
+    let said = call.ok();
+    let lines = said.lines();
+    assert_eq!(lines[..5], ["active", "test.slice", "yes", "33", "5s"], "{said}");
+    assert!(lines[5].parse::<usize>().is_ok_and(|count| count > 1), "{said}");
+    assert_eq!((lines[6], *lines.last().expect("lines")), ("44", "not-found"), "{said}");
+    bundle.assert_nothing_left();
+}

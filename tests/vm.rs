@@ -145,3 +145,106 @@ fn devices_are_guarded_by_a_program() {
     assert_eq!(vm.ok(ROOT, &script).lines(), ["1", "not written", "not opened"]);
     assert_no_cgroup_left(&mut vm);
 }
+
+/// A bundle at `/tmp/NAME`, whose root is busybox, for the runtime itself.
+fn bundle(name: &str, script: &str, resources: &serde_json::Value) -> String {
+    let namespaces = ["pid", "mount", "ipc", "uts", "network"].map(|kind| serde_json::json!({"type": kind}));
+    let config = serde_json::json!({
+        "ociVersion": "1.2.0",
+        "root": {"path": "rootfs"},
+        "process": {
+            "cwd": "/", "args": ["sh", "-c", script], "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0},
+            "capabilities": {"bounding": ["CAP_MKNOD"], "effective": ["CAP_MKNOD"], "permitted": ["CAP_MKNOD"]},
+        },
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {"namespaces": namespaces, "resources": resources},
+    });
+    format!(
+        "R='layerfs-runtime --root /tmp/state' G=/sys/fs/cgroup/layerfs-{name}; mkdir -p {name}/rootfs/bin {name}/rootfs/proc; \
+         cd {name}; cp /bin/busybox rootfs/bin/; for each in sh tail sleep cat dd cut timeout grep mknod head; do \
+         ln -sf busybox rootfs/bin/$each; done; cat >config.json <<'END'\n{config}\nEND\n"
+    )
+}
+
+#[test]
+fn the_runtimes_limits_hold_by_measure() {
+    let Some(mut vm) = vm() else { return };
+    let json = |text: &str| serde_json::from_str(text).expect("JSON");
+    let mut run = |name: &str, script: &str, resources: &str, call: &str| {
+        vm.ok(ROOT, &format!("{}{call}; rm -rf /root/{name}", bundle(name, script, &json(resources))))
+    };
+
+    // A quarter of a processor: the clock of an emulated one is too coarse for less.
+    let script =
+        "gone() { cut -d' ' -f1 /proc/uptime; }; a=$(gone); timeout 5 sh -c 'while :; do :; done'; echo $a $(gone)";
+    let call = "$R create quarter >/root/said 2>&1; used() { grep usage_usec $G/cpu.stat; }; used; $R start quarter; until [ $($R state quarter | grep -c stopped) = 1 ]; do :; done; \
+                used; cat /root/said; $R delete quarter";
+    let said = run("quarter", script, r#"{"cpu": {"quota": 100000, "period": 400000}}"#, call);
+    let numbers: Vec<f64> = said.stdout.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let share = (numbers[1] - numbers[0]) / 1e6 / (numbers[3] - numbers[2]);
+    assert!((0.2..=0.3).contains(&share), "{share}\n{said}");
+
+    // A kill for want of memory, and its event.
+    let call = "$R create greedy >/dev/null 2>&1; $R events --interval 1s greedy >events & $R start greedy; wait; \
+                grep -c '\"type\":\"oom\"' events; $R delete greedy";
+    let memory = r#"{"memory": {"limit": 33554432, "swap": 33554432}}"#;
+    assert_eq!(run("greedy", "tail /dev/zero", memory, call).stdout, "1\n");
+
+    // Processes, processors and devices.
+    let script = "grep Cpus_allowed_list /proc/self/status; mknod /zero c 1 5; mknod /serial c 4 64; head -c 1 /zero | cat -A; \
+                  head -c 1 /serial || echo refused; for i in 1 2 3 4 5 6 7 8; do sleep 9 & done";
+    let limits = r#"{"cpu": {"cpus": "1"}, "pids": {"limit": 6}, "devices": [{"allow": false, "access": "rwm"}]}"#;
+    let said = run("within", script, limits, "$R run within 2>&1 || true");
+    for text in ["Cpus_allowed_list:\t1", "refused", "can't fork"] {
+        assert!(said.stdout.contains(text), "{text}\n{said}");
+    }
+
+    // Writes to the disk.
+    let script = "gone() { cut -d' ' -f1 /proc/uptime; }; a=$(gone); \
+                  dd if=/dev/zero of=/file bs=1M count=16 oflag=direct 2>/dev/null; echo $a $(gone)";
+    let limit = r#"{"blockIO": {"throttleWriteBpsDevice": [{"major": MAJOR, "minor": MINOR, "rate": 4194304}]}}"#;
+    let device = vm.ok(ROOT, "cat /sys/block/vda/dev").result().to_owned();
+    let (major, minor) = device.split_once(':').expect("two numbers");
+    let limit = limit.replace("MAJOR", major).replace("MINOR", minor);
+    let text = bundle("slow", script, &json(&limit));
+    let said = vm.ok(ROOT, &format!("{text}$R run slow; rm -rf /root/slow"));
+    let times: Vec<f64> = said.stdout.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let rate = 16.0 / (times[1] - times[0]);
+    assert!((3.2..=4.8).contains(&rate), "{rate} MiB a second\n{said}");
+    assert_no_cgroup_left(&mut vm);
+}
+
+#[test]
+fn the_runtime_pauses_updates_and_names_what_v2_refuses() {
+    let Some(mut vm) = vm() else { return };
+    let text = bundle("long", "i=0; while :; do i=$((i+1)); echo $i >/count; done", &serde_json::json!({}));
+    let call = "$R run --detach long >/dev/null 2>&1; until [ -s rootfs/count ]; do :; done; $R pause long; \
+                $R state long | grep -o paused; cat $G/cgroup.freeze; cat rootfs/count >one; $R list >/dev/null; \
+                cmp one rootfs/count && echo still; $R resume long; while cmp -s one rootfs/count; do :; done; \
+                $R update --memory 50m --memory-swap 60m --pids-limit 9 --cpu-quota 20000 --cpuset-cpus 0 long; \
+                cat $G/memory.max $G/memory.swap.max $G/pids.max $G/cpu.max $G/cpuset.cpus; \
+                $R update --cpu-period 50000 long; cat $G/cpu.max; \
+                $R ps --format json long | grep -c '^\\['; $R delete --force long; cd; rm -rf long";
+    let said = vm.ok(ROOT, &format!("{text}{call}"));
+    let expected = ["paused", "1", "still", "52428800", "10485760", "9", "20000 100000", "0", "20000 50000", "1"];
+    assert_eq!(said.lines(), expected, "{said}");
+
+    // A cgroup that no process may join, and one that has processes of its own.
+    let text = bundle("odd", "true", &serde_json::json!({"memory": {"limit": 33_554_432}}));
+    let path = |path: &str| format!("sed -i 's#\"linux\":{{#\"linux\":{{\"cgroupsPath\":\"{path}\",#' config.json");
+    let call = format!(
+        "mkdir /sys/fs/cgroup/top /sys/fs/cgroup/top/mid; echo threaded >/sys/fs/cgroup/top/mid/cgroup.type; {}; \
+         $R run odd || true; rmdir /sys/fs/cgroup/top/mid /sys/fs/cgroup/top",
+        path("/top/mid/odd")
+    );
+    let said = vm.ok(ROOT, &format!("{text}{call}"));
+    assert!(said.stderr.contains("thread"), "{said}");
+    let call = format!(
+        "mkdir /sys/fs/cgroup/full; sleep 1000 & echo $! >/sys/fs/cgroup/full/cgroup.procs; {}; $R run odd || true; \
+         kill $!; wait || true; rmdir /sys/fs/cgroup/full; cd; rm -rf odd",
+        path("/full/odd")
+    );
+    let said = vm.ok(ROOT, &format!("{text}{call}"));
+    assert!(said.stderr.contains("it has processes of its own"), "{said}");
+    assert_no_cgroup_left(&mut vm);
+}
