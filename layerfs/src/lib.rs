@@ -36,6 +36,7 @@
 pub mod archive;
 pub mod digest;
 pub mod error;
+pub mod fuse;
 pub mod layer;
 pub mod mount;
 pub mod oci;

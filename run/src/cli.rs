@@ -53,10 +53,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let name = arguments.first().map(PathBuf::from).unwrap_or_default();
     match name.file_name().and_then(|name| name.to_str()) {
-        Some("layerfs-fuse") => {
-            let error = Error::new(Kind::Unsupported, "this release does not serve FUSE file systems");
-            return tell("layerfs-fuse", &error.hint("the kernel's overlay file system is used instead"), exit::FAILED);
-        }
+        Some("layerfs-fuse") => return crate::fuse::main(&arguments),
         // Engines ask some runtimes for more, and know them by their names.
         Some("layerfs-runtime" | "runc" | "crun") => return crate::runtime::main(&arguments),
         _ => {}

@@ -7,6 +7,7 @@
 pub mod bpf;
 pub mod container;
 pub mod fs;
+pub mod fuse;
 pub mod mount;
 pub mod process;
 pub mod schedule;
