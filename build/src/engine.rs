@@ -88,6 +88,7 @@ pub fn build(
         images,
         runner: Runner::new(store, server, host, settings)?,
         clock: Clock { now: crate::time::now(), clamp },
+        backend: options.backend.backend(),
         no_cache: &options.no_cache,
         cancel,
         slots: schedule::slots(options.jobs),

@@ -36,6 +36,10 @@ const NEW_MOUNTS: u64 = 0x0002_0000;
 const SNIFF: usize = 512;
 
 fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    if run::fuse::is_called(&words) {
+        return ExitCode::from(u8::try_from(run::fuse::main(&words)).unwrap_or(1));
+    }
     std::panic::set_hook(Box::new(|info| {
         let _ = writeln!(io::stderr(), "build: a bug: {info}");
         std::process::exit(BUG);

@@ -54,6 +54,8 @@ pub struct BuildOptions {
     pub shm_size: Option<u64>,
     /// `--ulimit` for steps.
     pub ulimits: Vec<run::options::Ulimit>,
+    /// Who unites layers.
+    pub backend: run::options::MountBackend,
 }
 
 impl BuildOptions {
@@ -81,6 +83,7 @@ impl BuildOptions {
             registry: copy::Options::default(),
             shm_size: None,
             ulimits: Vec::new(),
+            backend: run::options::MountBackend::Auto,
         }
     }
 }

@@ -46,6 +46,36 @@ pub struct MountPlan {
     pub upper: Option<Upper>,
     /// Skip every sync of the upper file system: for what is thrown away on a crash (Linux 5.10).
     pub volatile: bool,
+    /// Who unites the folders.
+    pub backend: Backend,
+}
+
+/// Who unites the folders of a mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// The kernel's overlayfs.
+    #[default]
+    Overlay,
+    /// A server of our own, [`crate::fuse`]: this program, started under its name.
+    Fuse(PathBuf),
+    /// The kernel's where it does it, otherwise the server.
+    Auto(PathBuf),
+}
+
+/// Makes the mount, attached nowhere, by the backend that the plan names.
+///
+/// # Errors
+/// It cannot be had. Of two backends that were tried, the kernel's reasons are told.
+pub fn mount_layers(plan: &MountPlan) -> Result<OwnedFd> {
+    let single = plan.lowers.len() + usize::from(plan.upper.is_some()) < 2;
+    match &plan.backend {
+        Backend::Fuse(program) if !single || plan.upper.is_some() => crate::fuse::mount(program, plan),
+        Backend::Auto(program) => overlay(plan).or_else(|error| match error.kind() {
+            Kind::Usage | Kind::Limit => Err(error),
+            _ => crate::fuse::mount(program, plan).map_err(|_| error),
+        }),
+        Backend::Overlay | Backend::Fuse(_) => overlay(plan),
+    }
 }
 
 /// Makes the mount, attached nowhere.
@@ -217,7 +247,9 @@ mod tests {
         let lowers: Vec<PathBuf> = (0..120).map(|n| make(&format!("layer:{n},"))).collect();
         fs::write(lowers[0].join("lowest"), "x").expect("a file");
         let upper = Upper { dir: make("upper"), work: make("work") };
-        let mount = overlay_by_mount(&MountPlan { lowers, upper: Some(upper), volatile: true }).expect("a mount");
+        let mount =
+            overlay_by_mount(&MountPlan { lowers, upper: Some(upper), volatile: true, backend: Backend::Overlay })
+                .expect("a mount");
         let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
         assert_eq!(fs::read_to_string(root.join("lowest")).expect("it is there"), "x");
         fs::write(root.join("new"), "y").expect("it is writable");
@@ -225,9 +257,14 @@ mod tests {
 
     #[test]
     fn impossible_plans_are_named() {
-        let plan = MountPlan { lowers: vec![PathBuf::from("/x"); LAYERS_MAX + 1], upper: None, volatile: false };
+        let plan = MountPlan {
+            lowers: vec![PathBuf::from("/x"); LAYERS_MAX + 1],
+            upper: None,
+            volatile: false,
+            backend: Backend::Overlay,
+        };
         assert_eq!(overlay(&plan).expect_err("too many").kind(), Kind::Limit);
-        let plan = MountPlan { lowers: Vec::new(), upper: None, volatile: false };
+        let plan = MountPlan { lowers: Vec::new(), upper: None, volatile: false, backend: Backend::Overlay };
         assert_eq!(overlay(&plan).expect_err("nothing").kind(), Kind::Usage);
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use layerfs::mount::{MountPlan, Upper, overlay};
+use layerfs::mount::{Backend, MountPlan, Upper, overlay};
 use layerfs::sys::fs::{get_xattr, list_xattrs};
 use rustix::fs::{FileType, Mode, XattrFlags};
 
@@ -29,7 +29,8 @@ fn changes_go_to_the_upper_and_nowhere_else() {
         fs::write(lower.join("shared"), i.to_string()).unwrap();
     }
     let upper = Upper { dir: make("upper"), work: make("work") };
-    let plan = MountPlan { lowers: lowers.clone(), upper: Some(upper.clone()), volatile: true };
+    let plan =
+        MountPlan { lowers: lowers.clone(), upper: Some(upper.clone()), volatile: true, backend: Backend::Overlay };
     let mount = overlay(&plan).unwrap();
     let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd()));
     assert_eq!(fs::read_to_string(root.join("shared")).unwrap(), "2", "the topmost wins");
@@ -56,7 +57,13 @@ fn changes_go_to_the_upper_and_nowhere_else() {
 fn one_folder_alone_is_read_only() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("f"), "x").unwrap();
-    let mount = overlay(&MountPlan { lowers: vec![dir.path().to_owned()], upper: None, volatile: false }).unwrap();
+    let mount = overlay(&MountPlan {
+        lowers: vec![dir.path().to_owned()],
+        upper: None,
+        volatile: false,
+        backend: Backend::Overlay,
+    })
+    .unwrap();
     let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd()));
     assert_eq!(fs::read_to_string(root.join("f")).unwrap(), "x");
     assert!(fs::write(root.join("f"), "y").is_err());
@@ -170,8 +177,10 @@ fn a_layer_of_changes_gives_the_changed_tree() {
 
     let seeds = if std::env::var_os("LAYERFS_SOAK").is_some() { 2000 } else { 30 };
     let through = |fd: &std::os::fd::OwnedFd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    let read_only =
-        |lowers: &Lowers| overlay(&MountPlan { lowers: lowers.dirs.clone(), upper: None, volatile: false }).unwrap();
+    let read_only = |lowers: &Lowers| {
+        overlay(&MountPlan { lowers: lowers.dirs.clone(), upper: None, volatile: false, backend: Backend::Overlay })
+            .unwrap()
+    };
     for seed in 1..=seeds {
         let random = &mut Random(0x9e37_79b9_7f4a_7c15 ^ (seed << 32));
         let dir = tempfile::tempdir().unwrap();
@@ -182,7 +191,12 @@ fn a_layer_of_changes_gives_the_changed_tree() {
             let lowers = layer::unpack_chain(&store, &layers, &Limits::default()).unwrap();
             let temp = store.new_temp_dir().unwrap();
             let upper = layer::prepare_upper(&lowers, temp.path()).unwrap();
-            let plan = MountPlan { lowers: lowers.dirs.clone(), upper: Some(upper.clone()), volatile: true };
+            let plan = MountPlan {
+                lowers: lowers.dirs.clone(),
+                upper: Some(upper.clone()),
+                volatile: true,
+                backend: Backend::Overlay,
+            };
             let mount = overlay(&plan).unwrap();
             for _ in 0..20 {
                 change(random, &through(&mount));

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use layerfs::error::{Error, Result};
-use layerfs::mount::{MountPlan, Upper, overlay};
+use layerfs::mount::{Backend, MountPlan, Upper, overlay};
 use layerfs::userns;
 use oci_spec::runtime::{LinuxMemory, LinuxResources};
 
@@ -158,7 +158,13 @@ fn try_overlay(store: &Path) -> Result<String> {
             fs::create_dir_all(&path).at("create", &path).map(|()| path)
         };
         let upper = Upper { dir: folder("upper")?, work: folder("work")? };
-        overlay(&MountPlan { lowers: vec![folder("lower")?], upper: Some(upper), volatile: true }).map(drop)
+        overlay(&MountPlan {
+            lowers: vec![folder("lower")?],
+            upper: Some(upper),
+            volatile: true,
+            backend: Backend::Overlay,
+        })
+        .map(drop)
     })();
     let _ = fs::remove_dir_all(&place);
     made.map(|()| "works".to_owned()).map_err(|error: Error| match error.advice() {

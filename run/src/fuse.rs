@@ -24,8 +24,13 @@ use rustix::mount::{UnmountFlags, unmount};
 use crate::launch::channel::send_packet;
 use options::{Command, Words};
 
+/// Whether a program was started under the server's name.
+pub fn is_called(words: &[OsString]) -> bool {
+    words.first().is_some_and(|name| Path::new(name).file_name().is_some_and(|name| name == layerfs::fuse::NAME))
+}
+
 /// Runs the program and gives its exit code.
-pub(crate) fn main(words: &[OsString]) -> i32 {
+pub fn main(words: &[OsString]) -> i32 {
     let done = options::parse(words).and_then(|words| match words {
         Words::Serve(command) => serve(*command),
         Words::Help => say(HELP),

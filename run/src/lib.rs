@@ -20,7 +20,7 @@ pub mod exec;
 mod failure;
 pub mod follow;
 pub mod format;
-mod fuse;
+pub mod fuse;
 pub mod host;
 mod init;
 pub mod launch;

@@ -7,12 +7,13 @@ mod parse;
 
 use std::path::PathBuf;
 
+use layerfs::mount::Backend;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use parse::normal;
 pub use parse::{
-    cpus, device, duration, environment, environment_file, host_entry, memory, memory_swap, mount, network, publish,
-    security, signal, signal_name, size, stop_timeout, sysctl, tmpfs, ulimit, umask, volume,
+    cpus, device, duration, environment, environment_file, host_entry, memory, memory_swap, mount, mount_backend,
+    network, publish, security, signal, signal_name, size, stop_timeout, sysctl, tmpfs, ulimit, umask, volume,
 };
 
 /// Everything `run` and `create` can be told about a container.
@@ -179,6 +180,33 @@ pub struct StorageOptions {
     pub read_only: bool,
     /// Size of `/dev/shm` in bytes.
     pub shm_size: Option<u64>,
+    /// Who unites the image's layers.
+    pub backend: MountBackend,
+}
+
+/// Who unites an image's layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MountBackend {
+    /// The kernel where it does it, otherwise the server of our own.
+    #[default]
+    Auto,
+    /// The kernel's overlay file system.
+    Overlay,
+    /// The server of our own.
+    Fuse,
+}
+
+impl MountBackend {
+    /// The choice as mounts know it. The server is this program under another name.
+    pub fn backend(self) -> Backend {
+        let program = || PathBuf::from("/proc/self/exe");
+        match self {
+            Self::Auto => Backend::Auto(program()),
+            Self::Overlay => Backend::Overlay,
+            Self::Fuse => Backend::Fuse(program()),
+        }
+    }
 }
 
 /// A mount the user asked for.

@@ -17,7 +17,7 @@ use layerfs::userns::{self, Entered};
 use oci_spec::runtime::Spec;
 
 use crate::cgroup;
-use crate::options::{MountRequest, NetworkMode, Removal, RunOptions};
+use crate::options::{MountBackend, MountRequest, NetworkMode, Removal, RunOptions};
 use crate::spec::user::{self, User};
 use crate::spec::{self, Place};
 use crate::state::{Container, Containers, Owner, Record, now};
@@ -184,7 +184,7 @@ fn complete(
     place.files = files.write(owner.dir())?;
     let mut spec = spec::for_container(&image.config, &options, &facts, &place)?;
     let cgroup = control_group(&mut spec, &options)?;
-    let rootfs = root(&owner, lowers, options.remove)?;
+    let rootfs = root(&owner, lowers, options.remove, options.storage.backend)?;
     let mut folders: Vec<PathBuf> = options.storage.mounts.iter().filter_map(folder_of).collect();
     folders.extend(image_folders(&image.config, &options));
     make_folders(&view, &rootfs, &folders)?;
@@ -237,7 +237,7 @@ fn control_group(spec: &mut Spec, options: &RunOptions) -> Result<cgroup::Plan> 
     }
 }
 
-fn root(owner: &Owner, lowers: &Lowers, remove: Removal) -> Result<MountPlan> {
+fn root(owner: &Owner, lowers: &Lowers, remove: Removal, backend: MountBackend) -> Result<MountPlan> {
     let (upper, work) = (owner.dir().join("upper"), owner.dir().join("work"));
     let made = fs::create_dir(&upper);
     if made.is_ok() {
@@ -258,7 +258,12 @@ fn root(owner: &Owner, lowers: &Lowers, remove: Removal) -> Result<MountPlan> {
     }
     fs::create_dir(&work).at("create", &work)?;
     let volatile = remove == Removal::OnExit;
-    Ok(MountPlan { lowers: lowers.dirs.clone(), upper: Some(Upper { dir: upper, work }), volatile })
+    Ok(MountPlan {
+        lowers: lowers.dirs.clone(),
+        upper: Some(Upper { dir: upper, work }),
+        volatile,
+        backend: backend.backend(),
+    })
 }
 
 fn set_like(path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {

@@ -129,7 +129,7 @@ impl<'a> Prepared<'a> {
     pub(crate) fn new(spec: &'a Spec, rootfs: &Rootfs, circumstances: Circumstances<'_>) -> Result<Self> {
         let Circumstances { in_user_namespace, in_its_place, bundle } = circumstances;
         let root = match rootfs {
-            Rootfs::Overlay(plan) => Tree::Open(layerfs::mount::overlay(plan)?),
+            Rootfs::Overlay(plan) => Tree::Open(layerfs::mount::mount_layers(plan)?),
             Rootfs::Path(path) => Tree::new(spec, path, open_root)?,
         };
         sysctl::check(spec)?;

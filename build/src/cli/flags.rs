@@ -97,6 +97,9 @@ pub(super) struct Flags {
     /// A resource limit of RUN steps: NAME=SOFT[:HARD]
     #[arg(long, value_name = "SPEC")]
     pub(super) ulimit: Vec<String>,
+    /// Who unites layers: the kernel, a server of our own, or whichever works [default: auto]
+    #[arg(long, value_name = "auto|overlay|fuse")]
+    pub(super) mount_backend: Option<String>,
     /// No time in the image is later than this, in seconds since 1970
     #[arg(long, visible_alias = "timestamp", value_name = "SECONDS")]
     pub(super) source_date_epoch: Option<i64>,

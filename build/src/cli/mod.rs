@@ -177,6 +177,7 @@ fn convert(flags: Flags, surroundings: &Surroundings<'_>) -> Result<Invocation> 
         registry,
         shm_size: flags.shm_size.as_deref().map(values::size).transpose()?,
         ulimits: flags.ulimit.iter().map(|word| run::options::ulimit(word)).collect::<Result<_>>()?,
+        backend: flags.mount_backend.as_deref().map(run::options::mount_backend).transpose()?.unwrap_or_default(),
         ..BuildOptions::new(PathBuf::new(), platform)
     };
     Ok(Invocation {

@@ -154,7 +154,12 @@ pub(crate) fn run(
     let targets: Vec<PathBuf> = all.iter().map(|mount| mount.destination().clone()).collect();
     spec.set_mounts(Some(all));
 
-    let rootfs = Rootfs::Overlay(MountPlan { lowers: lowers.dirs.clone(), upper: Some(upper), volatile: true });
+    let rootfs = Rootfs::Overlay(MountPlan {
+        lowers: lowers.dirs.clone(),
+        upper: Some(upper),
+        volatile: true,
+        backend: engine.backend.clone(),
+    });
     let ended = execute(runner, spec, rootfs, engine.progress, step)?;
     drop(made.held);
     if ended != 0 {

@@ -206,8 +206,13 @@ impl Delivery<'_> {
             let nothing = self.engine.runner.empty_folder();
             return Ok(Tree::new("the image", nothing, crate::ignore::Ignore::default()));
         }
-        let plan = layerfs::mount::MountPlan { lowers: lowers.dirs, upper: None, volatile: false };
-        Ok(Tree::of_mount("the image", layerfs::mount::overlay(&plan)?))
+        let plan = layerfs::mount::MountPlan {
+            lowers: lowers.dirs,
+            upper: None,
+            volatile: false,
+            backend: self.engine.backend.clone(),
+        };
+        Ok(Tree::of_mount("the image", layerfs::mount::mount_layers(&plan)?))
     }
 }
 

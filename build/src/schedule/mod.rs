@@ -51,6 +51,8 @@ pub(crate) struct Engine<'a> {
     pub(crate) images: HashMap<BaseImage, Image>,
     pub(crate) runner: Runner<'a>,
     pub(crate) clock: Clock,
+    /// Who unites layers.
+    pub(crate) backend: layerfs::mount::Backend,
     pub(crate) no_cache: &'a NoCache,
     pub(crate) cancel: &'a Cancel,
     pub(crate) slots: Slots,
@@ -216,8 +218,13 @@ impl<'a> Origins<'a> {
             let nothing = self.engine.runner.empty_folder().to_owned();
             return Ok(Tree::new(self.label(origin), nothing, crate::ignore::Ignore::default()));
         }
-        let plan = layerfs::mount::MountPlan { lowers: lowers.dirs, upper: None, volatile: false };
-        Ok(Tree::of_mount(self.label(origin), layerfs::mount::overlay(&plan)?))
+        let plan = layerfs::mount::MountPlan {
+            lowers: lowers.dirs,
+            upper: None,
+            volatile: false,
+            backend: self.engine.backend.clone(),
+        };
+        Ok(Tree::of_mount(self.label(origin), layerfs::mount::mount_layers(&plan)?))
     }
 
     /// A stage's own files so far.

@@ -6,6 +6,7 @@
 //! | [`wire`] | the protocol's messages |
 //! | [`session`] | the conversation with the kernel |
 //! | [`device`] | mounting by descriptor |
+//! | [`spawn`] | a server in a process of its own |
 //!
 //! # Why not a crate
 //!
@@ -23,12 +24,15 @@
 
 mod device;
 mod session;
+mod spawn;
 mod union;
 mod wire;
 
 use std::os::fd::OwnedFd;
 
 pub use self::device::{Connection, MountOptions, connect};
+pub(crate) use self::spawn::mount;
+pub use self::spawn::{DETACHED, NAME};
 pub use self::union::{Forms, Hardlinks, IdRule, Owners, UnionOptions};
 
 use self::session::Wishes;

@@ -137,17 +137,8 @@ struct StorageFlags {
     #[arg(long, value_name = "SIZE", value_parser = options::size)]
     shm_size: Option<u64>,
     /// How the image is mounted
-    #[arg(long, value_enum, default_value_t = MountBackend::Auto, hide_default_value = true)]
-    mount_backend: MountBackend,
-}
-
-/// How an image is mounted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum MountBackend {
-    /// Whatever works here.
-    Auto,
-    /// The kernel's overlay file system.
-    Overlay,
+    #[arg(long, value_name = "auto|overlay|fuse", value_parser = options::mount_backend, default_value = "auto", hide_default_value = true)]
+    mount_backend: options::MountBackend,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -366,7 +357,12 @@ impl IsolationFlags {
 impl StorageFlags {
     fn options(&self) -> StorageOptions {
         let mounts = self.volume.iter().chain(&self.mount).chain(&self.tmpfs).cloned().collect();
-        StorageOptions { mounts, read_only: is_on(self.read_only), shm_size: self.shm_size }
+        StorageOptions {
+            mounts,
+            read_only: is_on(self.read_only),
+            shm_size: self.shm_size,
+            backend: self.mount_backend,
+        }
     }
 }
 

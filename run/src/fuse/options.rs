@@ -4,11 +4,11 @@
 //! What is meant for the kernel's mount is kept apart; what is not known is an error.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use layerfs::error::{Error, Kind, Result};
-use layerfs::fuse::{Forms, IdRule, MountOptions, ServeOptions, UnionOptions};
+use layerfs::fuse::{DETACHED, Forms, Hardlinks, IdRule, MountOptions, ServeOptions, UnionOptions};
 use layerfs::mount::Upper;
 
 /// What one call of `layerfs-fuse` asks for.
@@ -38,9 +38,6 @@ const NOEXEC: u64 = 0x08;
 const NOATIME: u64 = 0x10;
 const NODIRATIME: u64 = 0x80;
 const RDONLY: u64 = 0x01;
-
-/// The flag by which the programs ask for a mount of their own.
-pub(super) const DETACHED: &str = "--detached";
 
 #[derive(Default)]
 struct Seen {
@@ -142,6 +139,10 @@ fn one(command: &mut Command, seen: &mut Seen, option: &[u8]) -> Result<()> {
         b"volatile" => union.volatile = true,
         b"fsync" => union.volatile = number(name, needs()?)? == 0,
         b"timeout" => union.timeout = Some(seconds(name, needs()?)?),
+        b"forms" => union.forms = if needs()? == b"user" { Forms::User } else { Forms::All },
+        b"hardlinks" => {
+            union.hardlinks = if needs()? == b"broken" { Hardlinks::Broken } else { Hardlinks::Kept };
+        }
         b"threaded" => serve.threads = usize::from(value == Some(b"0")),
         b"writeback" => serve.writeback = number(name, needs()?)? != 0,
         b"noacl" => serve.acl = false,
@@ -250,18 +251,6 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// A path as a value of an option list.
-pub(super) fn escape(path: &std::path::Path) -> OsString {
-    let mut text = Vec::new();
-    for byte in path.as_os_str().as_bytes() {
-        if matches!(byte, b',' | b':' | b'\\') {
-            text.push(b'\\');
-        }
-        text.push(*byte);
-    }
-    OsString::from_vec(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,8 +281,8 @@ mod tests {
     #[test]
     fn paths_may_hold_any_character() {
         let odd = std::path::Path::new("/a:b,c\\d=e");
-        let list = format!("lowerdir={}", escape(odd).display());
-        assert_eq!(command(&["-o", &list, "/m"]).expect("a command").union.lowers, [odd]);
+        let list = "lowerdir=/a\\:b\\,c\\\\d=e";
+        assert_eq!(command(&["-o", list, "/m"]).expect("a command").union.lowers, [odd]);
     }
 
     #[test]

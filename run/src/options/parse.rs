@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use layerfs::error::{Error, Kind, Result};
 
-use super::{DeviceRequest, MountRequest, NetworkMode, PortMapping, Protocol, SecurityOption, Ulimit};
+use super::{DeviceRequest, MountBackend, MountRequest, NetworkMode, PortMapping, Protocol, SecurityOption, Ulimit};
 
 fn usage(message: impl Into<String>) -> Error {
     Error::new(Kind::Usage, message)
@@ -291,6 +291,19 @@ pub fn device(text: &str) -> Result<DeviceRequest> {
         return Err(usage(format!("`{source}` is a CDI device, which `run` does not support yet")));
     }
     Ok(DeviceRequest { source: absolute(source)?, destination: absolute(destination)?, access: access.to_owned() })
+}
+
+/// `--mount-backend auto|overlay|fuse`.
+///
+/// # Errors
+/// Another word.
+pub fn mount_backend(text: &str) -> Result<MountBackend> {
+    match text {
+        "auto" => Ok(MountBackend::Auto),
+        "overlay" => Ok(MountBackend::Overlay),
+        "fuse" => Ok(MountBackend::Fuse),
+        _ => Err(Error::new(Kind::Usage, format!("mount backend `{text}` is not auto, overlay or fuse"))),
+    }
 }
 
 /// `--ulimit NAME=SOFT[:HARD]`, -1 for unlimited.

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
-use layerfs::mount::{MountPlan, Upper};
+use layerfs::mount::{Backend, MountPlan, Upper};
 use oci_spec::runtime::Spec;
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -72,8 +72,14 @@ fn encode_root(rootfs: &Rootfs) -> Vec<u8> {
                 (Some(_), false) => b"upper",
                 (Some(_), true) => b"volatile",
             };
+            let (backend, program) = match &plan.backend {
+                Backend::Overlay => ("overlay", Path::new("")),
+                Backend::Fuse(program) => ("fuse", program.as_path()),
+                Backend::Auto(program) => ("auto", program.as_path()),
+            };
+            let backend = [Path::new(backend), program].into_iter();
             let upper = plan.upper.iter().flat_map(|upper| [upper.dir.as_path(), upper.work.as_path()]);
-            (tag, upper.chain(plan.lowers.iter().map(PathBuf::as_path)).collect())
+            (tag, backend.chain(upper).chain(plan.lowers.iter().map(PathBuf::as_path)).collect())
         }
     };
     let mut bytes = tag.to_vec();
@@ -88,14 +94,20 @@ fn decode_root(bytes: &[u8]) -> Option<Rootfs> {
     let mut parts = bytes.split(|byte| *byte == 0);
     let tag = parts.next()?;
     let mut paths = parts.map(|part| PathBuf::from(OsStr::from_bytes(part)));
-    Some(match tag {
-        b"path" => Rootfs::Path(paths.next()?),
-        b"lowers" => Rootfs::Overlay(MountPlan { upper: None, volatile: false, lowers: paths.collect() }),
-        _ => {
-            let upper = Some(Upper { dir: paths.next()?, work: paths.next()? });
-            Rootfs::Overlay(MountPlan { upper, volatile: tag == b"volatile", lowers: paths.collect() })
-        }
-    })
+    if tag == b"path" {
+        return Some(Rootfs::Path(paths.next()?));
+    }
+    let (backend, program) = (paths.next()?, paths.next()?);
+    let backend = match backend.as_os_str().as_bytes() {
+        b"overlay" => Backend::Overlay,
+        b"fuse" => Backend::Fuse(program),
+        _ => Backend::Auto(program),
+    };
+    let upper = match tag {
+        b"lowers" => None,
+        _ => Some(Upper { dir: paths.next()?, work: paths.next()? }),
+    };
+    Some(Rootfs::Overlay(MountPlan { upper, volatile: tag == b"volatile", lowers: paths.collect(), backend }))
 }
 
 /// What comes back.
@@ -156,7 +168,12 @@ mod tests {
     #[test]
     fn a_request_survives_the_way() {
         let upper = Some(Upper { dir: "/u p".into(), work: OsStr::from_bytes(b"/\xff").into() });
-        let plan = MountPlan { lowers: vec!["/a".into(), "/b:c".into()], upper, volatile: true };
+        let plan = MountPlan {
+            lowers: vec!["/a".into(), "/b:c".into()],
+            upper,
+            volatile: true,
+            backend: Backend::Fuse("/p q".into()),
+        };
         for rootfs in [Rootfs::Overlay(plan), Rootfs::Path("/x".into())] {
             let payload = write_payload(&Spec::default(), &rootfs).expect("memory");
             let (spec, back) = read_payload(payload).expect("the same program wrote it");

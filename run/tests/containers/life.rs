@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use layerfs::error::Kind;
-use layerfs::mount::{MountPlan, Upper};
+use layerfs::mount::{Backend, MountPlan, Upper};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use run::cgroup;
 use run::exec::{Exec, exec};
@@ -32,6 +32,7 @@ pub(crate) fn a_stack_of_layers(place: &Place) {
         lowers: vec![place.root.clone(), top],
         upper: Some(Upper { dir: upper.clone(), work: place.scratch.join("work") }),
         volatile: true,
+        backend: Backend::Overlay,
     };
     let spec = spec(place, &["sh", "-c", "cat /file; echo new >/etc/passwd"]);
     let outcome = run_with(place, &spec, |launch| launch.rootfs = Rootfs::Overlay(plan)).expect("it starts");

@@ -11,7 +11,7 @@ use layerfs::archive::{ApplyOptions, apply};
 use layerfs::digest::Digest;
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::layer::{MergedView, prepare_upper};
-use layerfs::mount::{MountPlan, attach, overlay};
+use layerfs::mount::{MountPlan, attach, mount_layers};
 use oci_spec::runtime::Mount as SpecMount;
 use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
@@ -188,7 +188,8 @@ fn attach_stack(
     if lowers.dirs.is_empty() && upper.is_none() {
         return Ok(root);
     }
-    let mount = overlay(&MountPlan { lowers: lowers.dirs, upper, volatile: true })?;
+    let mount =
+        mount_layers(&MountPlan { lowers: lowers.dirs, upper, volatile: true, backend: engine.backend.clone() })?;
     attach(mount.as_fd(), &root)?;
     held.push(Box::new(Attached(root.clone())));
     Ok(root)
