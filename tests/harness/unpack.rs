@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use layerfs::digest::{DiffId, Digest};
 use layerfs::layer::{Limits, stream_layer, unpack_chain};
-use layerfs::mount::{MountPlan, overlay};
+use layerfs::mount::{Backend, MountPlan, overlay};
 use layerfs::oci::{Descriptor, media_type};
 use layerfs::store::Store;
 use serde_json::json;
@@ -37,7 +37,7 @@ pub(crate) fn by_us(layers: &[Vec<u8>]) -> layerfs::error::Result<Mounted> {
         chain.push((descriptor, diff_id));
     }
     let lowers = unpack_chain(&store, &chain, &Limits::default())?;
-    let mount = overlay(&MountPlan { lowers: lowers.dirs, upper: None, volatile: false })?;
+    let mount = overlay(&MountPlan { lowers: lowers.dirs, upper: None, volatile: false, backend: Backend::Overlay })?;
     Ok(Mounted { mount, _dir: dir })
 }
 
