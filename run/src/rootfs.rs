@@ -133,9 +133,15 @@ impl<'a> Prepared<'a> {
             Rootfs::Path(path) => Tree::new(spec, path, open_root)?,
         };
         sysctl::check(spec)?;
+        // Without SELinux a label of it means nothing, and no file system takes one.
+        let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+        let label = label.filter(|label| !label.is_empty() && Path::new("/sys/fs/selinux/enforce").exists());
         let mut sources = Vec::new();
         for mount in spec.mounts().iter().flatten() {
-            let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+            let mut options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+            if let (Some(label), Some("tmpfs" | "devpts" | "mqueue" | "ramfs")) = (label, mount.typ().as_deref()) {
+                options.data.push(("context".to_owned(), Some(label.to_owned())));
+            }
             let bind = options.bind.or((mount.typ().as_deref() == Some("bind")).then_some(Bind::Single));
             let source = match bind {
                 None => None,
