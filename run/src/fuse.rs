@@ -108,7 +108,9 @@ fn attach(mount: &layerfs::fuse::MountOptions, attributes: u64, target: &Path) -
             set(mount.as_fd(), attributes)?;
             layerfs::mount::attach(mount.as_fd(), target)?;
             let id = mount_id(mount.as_fd())?;
-            Ok((device, Some(Attached { path: target.to_owned(), id })))
+            // The server leaves the folder it was started in.
+            let path = std::path::absolute(target).at("find", target)?;
+            Ok((device, Some(Attached { path, id })))
         }
         Err(error) if error.errno() == Some(rustix::io::Errno::PERM.raw_os_error()) => {
             Ok((fusermount::mount(mount, attributes, target).map_err(|helper| error.because(helper))?, None))
