@@ -10,11 +10,11 @@
 //!
 //! # Why not a crate
 //!
-//! `fuser` 0.18 was tried first and stands in the way of what makes this fast and right: its `setattr` and `open` do
-//! not pass on the kernel's wish to clear set-id bits, so `HANDLE_KILLPRIV_V2` cannot be asked for and every write costs
-//! a second message; it has no `TMPFILE`, no `STATX` (times of birth) and no `SYNCFS`; an answer of `ENOSYS` to `OPEN` cannot
-//! be told from a failure; and it unmounts by path when it is dropped, which hits the wrong mount when another was
-//! made there meanwhile. The protocol needs some 700 lines and no crate.
+//! `fuser` 0.18 was weighed by its interface, not by a measurement, and stands in the way of what makes this fast and
+//! right: its `setattr` and `open` do not pass on the kernel's wish to clear set-id bits, so `HANDLE_KILLPRIV_V2` would
+//! leave them to be cleared by guess, and without it every write costs a second message; it has no `TMPFILE`, no `STATX`
+//! (times of birth) and no `SYNCFS`; and it unmounts by path when it is dropped, which hits the wrong mount when another
+//! was made there meanwhile. The protocol needs some 700 lines and no crate.
 //!
 //! # How it is fast
 //!
