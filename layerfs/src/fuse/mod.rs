@@ -2,11 +2,11 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`union`] | the file system itself |
-//! | [`wire`] | the protocol's messages |
-//! | [`session`] | the conversation with the kernel |
-//! | [`device`] | mounting by descriptor |
-//! | [`spawn`] | a server in a process of its own |
+//! | `union` | the file system itself |
+//! | `wire` | the protocol's messages |
+//! | `session` | the conversation with the kernel |
+//! | `device` | mounting by descriptor |
+//! | `spawn` | a server in a process of its own |
 //!
 //! # Why not a crate
 //!
