@@ -190,9 +190,13 @@ impl Containers {
             let id = new_id()?;
             let dir = self.dir.join(&id);
             fs::create_dir(&dir).at("create", &dir)?;
-            let folder = open_folder(&dir)?;
+            let folder = match open_folder(&dir) {
+                // A sweep has come already and removed what nobody held.
+                Err(error) if error.kind() == Kind::NotFound => continue,
+                other => other?,
+            };
             rustix::fs::flock(&folder, FlockOperation::LockExclusive).at("lock", &dir)?;
-            // A sweep may have come between the two lines above; what it removed has no name left.
+            // Or it has come between the opening and the lock; what it removed has no name left.
             let links = rustix::fs::fstat(&folder).at("stat", &dir)?.st_nlink;
             if links > 0 {
                 break (Owner { folder, dir }, id);

@@ -69,6 +69,8 @@ struct State {
     manifests: BTreeMap<(String, String), (String, Vec<u8>)>,
     tags: BTreeSet<(String, String)>,
     uploads: BTreeMap<String, Vec<u8>>,
+    /// Uploads begun so far: the name of the next.
+    begun: usize,
     rules: Vec<Rule>,
     requests: Vec<Seen>,
 }
@@ -348,7 +350,8 @@ impl Server {
                 if let Some(digest) = request.parameter("mount").filter(|digest| state.blobs.contains_key(digest)) {
                     return Response::new(201).header("Location", format!("/v2/{repository}/blobs/{digest}"));
                 }
-                let id = format!("upload-{}", state.requests.len());
+                let id = format!("upload-{}", state.begun);
+                state.begun += 1;
                 state.uploads.insert(id.clone(), Vec::new());
                 Response::new(202).header("Location", location(&id)).header("Range", "0-0")
             }

@@ -1,7 +1,6 @@
 //! Tests that run in a process of their own, as root and as root of a user namespace.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 use super::{Call, machine};
 
@@ -16,8 +15,9 @@ pub(crate) fn is_inside(name: &str) -> bool {
     }
     let dir = machine::folder();
     let program = dir.path().join("tests");
-    fs::copy(std::env::current_exe().expect("this program"), &program).expect("a copy that every user can start");
-    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("it is ours");
+    // Copied by another process: a child that one of our other threads forks would keep it open for writing, and what is
+    // open for writing cannot be executed.
+    Call::new("install").args(["-m", "755"]).arg(std::env::current_exe().expect("this program")).arg(&program).ok();
     let arguments = ["--exact", name, "--nocapture", "--test-threads", "1"];
     if machine::is_root() {
         let report = Call::new(&program).args(arguments).env(INSIDE, "root").env("TMPDIR", dir.path()).ok();
