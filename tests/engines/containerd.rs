@@ -73,8 +73,11 @@ fn containerd_with_this_runtime() {
     ctr("containers delete b1").ok();
 
     // A terminal, which ctr wants for itself, too.
-    let line =
-        format!("{} -a {socket} -n {namespace} run --rm -t --runc-binary {} {image} c1 tty", program.display(), runtime().display());
+    let line = format!(
+        "{} -a {socket} -n {namespace} run --rm -t --runc-binary {} {image} c1 tty",
+        program.display(),
+        runtime().display()
+    );
     let said = Call::new("script").dir(actor.dir()).args(["-qec", &line, "/dev/null"]).ok();
     assert!(said.stdout.contains("/dev/pts/"), "{said}");
     // Ids of its own.
