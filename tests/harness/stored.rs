@@ -15,14 +15,15 @@ pub(crate) struct Stored(BTreeMap<String, String>);
 
 impl Stored {
     /// All files of the store. Of the build cache the names only, as its records
-    /// state times, and not those of its notes on contexts, which lie elsewhere each time.
+    /// state times, and nothing of its notes on contexts, which lie elsewhere each time and are only taken
+    /// of files that were written long enough before.
     pub(crate) fn of(store: &Path) -> Self {
         let mut files = BTreeMap::new();
         let mut open = vec![store.to_owned()];
         while let Some(folder) = open.pop() {
             for path in list(&folder) {
                 let name = path.strip_prefix(store).expect("it lies below").to_str().expect("plain names").to_owned();
-                if name.starts_with("cache/stat/") || marks_what_is_there(store, &name) {
+                if name == "cache/stat" || marks_what_is_there(store, &name) {
                     continue;
                 }
                 let metadata =
