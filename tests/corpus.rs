@@ -1,175 +1,192 @@
-//! A corpus of Dockerfiles and what each of them makes: every file that differs from the base image, and the settings.
+//! A corpus of Dockerfiles over every instruction, flag and rule, and what each of them makes: settings, history and every
+//! file that the base does not have, or the exit code and the message.
 //!
-//! `corpus/builds.txt` holds the cases and the results. The results were the same as those of docker 28.5 (BuildKit)
-//! when they were written down, but where a case says otherwise; `BLESS=1` writes them anew, to be compared again.
+//! The expectations in `corpus/cases` are what BuildKit makes too, but where a case says otherwise and why; with the
+//! rivals installed that is tried again. `BLESS=1` writes anew what is expected, `CASE=name` is for one case.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::fs;
-use std::io::Read;
-use std::path::PathBuf;
+mod case;
+mod picture;
+mod rivals;
 
-use crate::harness::{Actor, machine};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What stands before each case's name, and between a Dockerfile and its result.
-const CASE: &str = "===== ";
-const RESULT: &str = "-----\n";
+use serde_json::Value;
 
-struct Case {
-    name: String,
-    dockerfile: String,
-    expected: String,
+use crate::harness::{Actor, Report};
+use case::Case;
+use picture::{Layout, Picture};
+use rivals::{BuildKit, Buildah, Rival};
+
+/// No time is later, so that every run makes the same images.
+const EPOCH: &str = "1000000000";
+/// The images that cases start from.
+const BASES: [&str; 4] = ["busybox", "base", "onbuild", "set"];
+
+/// What a build made: the image, or how it failed.
+struct Made {
+    /// The image's digest, the same for everybody.
+    id: Option<String>,
+    picture: String,
 }
 
-fn file() -> PathBuf {
-    machine::tree().join("tests/corpus/builds.txt")
+/// A party whose store has the base images.
+struct Builder {
+    actor: Actor,
 }
 
-fn cases() -> Vec<Case> {
-    let text = fs::read_to_string(file()).expect("the corpus");
-    let case = |part: &str| {
-        let (name, rest) = part.split_once('\n').expect("a name");
-        let (dockerfile, expected) = rest.split_once(RESULT).expect("a result");
-        Case { name: name.to_owned(), dockerfile: dockerfile.to_owned(), expected: expected.to_owned() }
-    };
-    text.split(CASE).filter(|part| !part.is_empty()).map(case).collect()
-}
-
-/// The context that all cases share.
-fn context(actor: &Actor) -> PathBuf {
-    for (path, content) in [
-        ("src/a.txt", "a\n"),
-        ("src/sub/b.txt", "b\n"),
-        ("src/sub/deep/c", "c\n"),
-        ("top.txt", "x\n"),
-        ("other.md", "y\n"),
-        ("ign/i.txt", "i\n"),
-        ("ign/keep.txt", "keep\n"),
-        (".dockerignore", "ign\n!ign/keep.txt\n"),
-    ] {
-        actor.write(&format!("context/{path}"), content);
-    }
-    actor.mkdir("context/empty");
-    actor
-        .shell(
-            "cd context && chmod -R u=rwX,go=rX . && ln -s a.txt src/link && ln -s src dirlink && ln src/a.txt src/hard \
-             && chmod 750 src/sub && chmod 600 top.txt && tar --sort=name --owner=0 --group=0 -cf plain.tar -C src . \
-             && gzip -nk plain.tar && bzip2 -k plain.tar && xz -k plain.tar",
-        )
-        .ok();
-    actor.path("context")
-}
-
-type Tree = BTreeMap<String, String>;
-
-/// Every file of an archive in one line.
-fn tree(archive: &[u8]) -> Tree {
-    let mut tree = Tree::new();
-    for entry in tar::Archive::new(archive).entries().expect("an archive") {
-        let mut entry = entry.expect("an entry");
-        let path = entry.path().expect("a path").to_string_lossy().trim_matches('/').to_owned();
-        let header = entry.header();
-        let (kind, header_size) = (header.entry_type(), header.size().unwrap_or(0));
-        let link = || entry.link_name().expect("a link").unwrap_or_default().to_string_lossy().into_owned();
-        // The second name of a file is a file too.
-        if kind.is_hard_link() {
-            let first = tree[&link()].clone();
-            tree.insert(path, first);
-            continue;
+impl Builder {
+    fn new(actor: Actor) -> Self {
+        let builder = Self { actor: actor.with_busybox() };
+        let context = Case::base().context(&builder.actor);
+        for name in &BASES[1..] {
+            let tag = format!("localhost/{name}");
+            builder.build(&context, &["-t", &tag, "--target", name], false).expect_code(0);
         }
-        let (mode, uid, gid) =
-            (header.mode().expect("a mode"), header.uid().expect("an owner"), header.gid().expect("a group"));
-        let owner = if (uid, gid) == (0, 0) { String::new() } else { format!(" {uid}:{gid}") };
-        let what = if kind.is_dir() {
-            format!("folder {mode:o}{owner}")
-        } else if kind.is_symlink() {
-            format!("-> {}{owner}", link())
-        } else if kind.is_file() {
-            let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes).expect("the content");
-            // What is no text is told by its size, and a compressed archive only by being one: programs differ.
-            let content = match String::from_utf8(bytes) {
-                Ok(text) if text.len() < 4096 => text,
-                _ if path.contains(".tar.") => "compressed".to_owned(),
-                _ => format!("{} bytes", header_size),
-            };
-            format!("file {mode:o}{owner} {content:?}")
-        } else {
-            format!("{kind:?} {mode:o}{owner}")
+        builder
+    }
+
+    fn build<S: AsRef<str>>(&self, context: &Path, args: &[S], times: bool) -> Report {
+        let call = self.actor.build(["--network", "none", "--progress", "quiet"]).args(args.iter().map(AsRef::as_ref));
+        let call = if times { call } else { call.env("SOURCE_DATE_EPOCH", EPOCH) };
+        call.arg(".").dir(context).output()
+    }
+
+    /// The base images.
+    fn bases(&self) -> Vec<Picture> {
+        let inspect = |name: &str| {
+            let store = format!("store:localhost/{name}");
+            self.actor.copy(["inspect", &store]).ok().json()["Digest"].as_str().expect("a digest").to_owned()
         };
-        tree.insert(path, what);
+        BASES.iter().map(|name| Picture::of(&Layout(&self.actor.store()), &inspect(name))).collect()
     }
-    tree
-}
 
-/// What differs, one line each.
-fn differences(base: &Tree, made: &Tree) -> String {
-    let mut lines = String::new();
-    let paths: std::collections::BTreeSet<&String> = base.keys().chain(made.keys()).collect();
-    for path in paths {
-        match (base.get(path), made.get(path)) {
-            (old, Some(new)) if old != Some(new) => writeln!(lines, "+ {path} {new}").expect("text"),
-            (Some(_), None) => writeln!(lines, "- {path}").expect("text"),
-            _ => {}
+    fn make(&self, case: &Case, bases: &[Picture]) -> Made {
+        let context = case.context(&self.actor);
+        let metadata = self.actor.path(&format!("contexts/{}.json", case.name));
+        let mut args = vec!["--metadata-file".to_owned(), metadata.display().to_string()];
+        args.extend(case.args.iter().cloned());
+        let report = self.build(&context, &args, case.times);
+        if report.code != 0 {
+            let at = report.stderr.find("build: ").unwrap_or_else(|| panic!("{}: no message\n{report}", case.name));
+            let message = report.stderr[at..].replace(&context.display().to_string(), "CONTEXT");
+            let message = message.replace(&self.actor.store().display().to_string(), "STORE");
+            return Made { id: None, picture: format!("exit {}\n{message}", report.code) };
         }
+        let text = std::fs::read(&metadata).expect("the build wrote what it made");
+        let made: Value = serde_json::from_slice(&text).expect("a document");
+        let digest = made["containerimage.digest"].as_str().expect("a digest");
+        let picture = Picture::of(&Layout(&self.actor.store()), digest).show(bases, case.times);
+        Made { id: (!case.times).then(|| digest.to_owned()), picture }
     }
-    lines
 }
 
-/// The image's settings where they are not the base's, one line each.
-fn settings(actor: &Actor, base: &serde_json::Value, name: &str) -> (serde_json::Value, String) {
-    let text = actor.copy(["inspect", "--config", &format!("store:{name}")]).ok().stdout;
-    let document: serde_json::Value = serde_json::from_str(&text).expect("a configuration");
-    let own = document["config"].clone();
-    let mut lines = String::new();
-    let keys = |value: &serde_json::Value| -> Vec<String> {
-        value.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default()
+/// Goes through all cases with several threads; gives the complaints.
+fn for_all(cases: &[Case], check: impl Fn(&Case) -> Result<(), String> + Sync) -> Vec<String> {
+    let (next, complaints) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let threads = std::thread::available_parallelism().map_or(2, |count| count.get() + 1);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(complaint) = check(case) {
+                        complaints.lock().expect("nobody panics").push(format!("== {}\n{complaint}", case.name));
+                    }
+                }
+            });
+        }
+    });
+    let mut complaints = complaints.into_inner().expect("nobody panics");
+    complaints.sort();
+    complaints
+}
+
+/// The lines that only one of them has.
+fn difference(expected: &str, made: &str) -> String {
+    let only = |sign: char, ours: &str, theirs: &str| -> String {
+        let theirs: Vec<&str> = theirs.lines().collect();
+        ours.lines().filter(|line| !theirs.contains(line)).map(|line| format!("{sign} {line}\n")).collect()
     };
-    let all: std::collections::BTreeSet<String> = keys(base).into_iter().chain(keys(&own)).collect();
-    for key in all {
-        if base.get(&key) != own.get(&key) {
-            let value = own.get(&key).unwrap_or(&serde_json::Value::Null);
-            writeln!(lines, "{key} = {value}").expect("text");
-        }
-    }
-    (own, lines)
+    let lines = only('<', expected, made) + &only('>', made, expected);
+    if lines.is_empty() { "the order of the lines".to_owned() } else { lines }
 }
 
 #[test]
-fn every_dockerfile_makes_what_it_made_when_docker_agreed() {
+fn every_dockerfile_makes_what_is_expected_for_root_and_for_everybody() {
+    let bless = std::env::var_os("BLESS").is_some();
+    let cases = Case::all();
+    let ids: Vec<Mutex<Vec<String>>> = cases.iter().map(|_| Mutex::default()).collect();
     for actor in Actor::everyone() {
-        let actor = actor.with_busybox();
-        let context = context(&actor);
-        let files = |name: &str| {
-            let out = actor.path("files.tar");
-            actor.write("Dockerfile.files", format!("FROM {name}\n"));
-            let dockerfile = actor.path("Dockerfile.files");
-            let spec = format!("type=tar,dest={}", out.display());
-            let args = ["-q", "-o", &spec, "-f", &dockerfile.display().to_string(), &context.display().to_string()];
-            actor.build(args).ok();
-            tree(&fs::read(out).expect("the archive"))
-        };
-        let base_files = files("localhost/busybox");
-        let (base_settings, _) = settings(&actor, &serde_json::Value::Null, "localhost/busybox");
-        let mut blessed = String::new();
-        for case in cases() {
-            let dockerfile = actor.write("Dockerfile", &case.dockerfile);
-            let args =
-                ["-q", "-t", "localhost/case", "-f", &dockerfile.display().to_string(), &context.display().to_string()];
-            actor.build(args).ok();
-            let scratch = case.dockerfile.lines().any(|line| line == "FROM scratch");
-            let empty = Tree::new();
-            let base = if scratch { &empty } else { &base_files };
-            let (_, changed) = settings(&actor, &base_settings, "localhost/case");
-            let made = format!("{}{changed}", differences(base, &files("localhost/case")));
-            if std::env::var_os("BLESS").is_none() {
-                assert_eq!(made, case.expected, "{} as {}:\n{}", case.name, actor.name(), case.dockerfile);
+        let builder = Builder::new(actor);
+        let bases = builder.bases();
+        let complaints = for_all(&cases, |case| {
+            let made = builder.make(case, &bases);
+            if bless {
+                case.bless(&made.picture);
+            } else if made.picture != case.expected {
+                return Err(difference(&case.expected, &made.picture));
             }
-            write!(blessed, "{CASE}{}\n{}{RESULT}{made}", case.name, case.dockerfile).expect("text");
-        }
-        if std::env::var_os("BLESS").is_some() {
-            fs::write(file(), blessed).expect("the corpus");
-        }
-        actor.assert_nothing_left();
+            let at = cases.iter().position(|other| other.name == case.name).expect("it is one of them");
+            let mut ids = ids[at].lock().expect("nobody panics");
+            ids.extend(made.id);
+            match ids.iter().any(|id| *id != ids[0]) {
+                true => Err("root and an ordinary user made different images".to_owned()),
+                false => Ok(()),
+            }
+        });
+        assert!(complaints.is_empty(), "as {}:\n{}", builder.actor.name(), complaints.join("\n"));
+        builder.actor.assert_nothing_left();
     }
+}
+
+/// What of a picture is the same whoever made the image: not how a line of history is worded, nor that of ONBUILD, which
+/// leaves none there.
+fn comparable(picture: &str, history: bool) -> String {
+    let line = |line: &str| match line.split_once(' ') {
+        Some(("+" | "-", text)) if !history || text.starts_with("ONBUILD") => String::new(),
+        Some((sign @ ("+" | "-"), text)) => format!("{sign} {}\n", text.split(' ').next().unwrap_or_default()),
+        _ => format!("{line}\n"),
+    };
+    picture.lines().map(line).collect()
+}
+
+fn compare(rival: &dyn Rival, builder: &Builder, history: bool) {
+    for name in BASES {
+        let archive = builder.actor.path(&format!("{name}.tar"));
+        let to = format!("docker-archive:{}:localhost/{name}:latest", archive.display());
+        builder.actor.copy([&format!("store:localhost/{name}"), &to]).ok();
+        rival.load(&archive);
+    }
+    let cases: Vec<Case> = Case::all().into_iter().filter(|case| case.asks(rival.name())).collect();
+    let bases = builder.bases();
+    let complaints = for_all(&cases, |case| {
+        let context = case.context(&builder.actor);
+        match (rival.build(case, &context), case.fails()) {
+            (None, true) => Ok(()),
+            (None, false) => Err("it fails there".to_owned()),
+            (Some(_), true) => Err("it does not fail there".to_owned()),
+            (Some(made), false) => {
+                let made = comparable(&made.show(&bases, case.times), history);
+                let expected = comparable(&case.expected, history);
+                if made == expected { Ok(()) } else { Err(difference(&expected, &made)) }
+            }
+        }
+    });
+    let (name, count) = (rival.name(), cases.len());
+    assert!(complaints.is_empty(), "{name} differs in {} of {count} cases:\n{}", complaints.len(), complaints.join("\n"));
+}
+
+#[test]
+fn buildkit_makes_the_same() {
+    let Some(actor) = Actor::root() else { return };
+    let Some(buildkit) = BuildKit::start(actor.dir()) else { return };
+    compare(&buildkit, &Builder::new(actor), true);
+}
+
+#[test]
+fn buildah_makes_the_same_where_buildkit_cannot() {
+    let Some(actor) = Actor::root() else { return };
+    let Some(buildah) = Buildah::new(actor.dir()) else { return };
+    compare(&buildah, &Builder::new(actor), false);
 }
