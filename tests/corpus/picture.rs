@@ -279,8 +279,14 @@ fn apply(files: &mut BTreeMap<Vec<u8>, Arc<Node>>, layer: impl Read) -> usize {
         }
         let mut above = parent(&path);
         while let Some(folder) = above.filter(|folder| !files.contains_key(*folder)) {
-            let plain =
-                Node { kind: "dir".into(), mode: 0o755, owner: (0, 0), modified: 0, content: Vec::new(), more: String::new() };
+            let plain = Node {
+                kind: "dir".into(),
+                mode: 0o755,
+                owner: (0, 0),
+                modified: 0,
+                content: Vec::new(),
+                more: String::new(),
+            };
             files.insert(folder.to_vec(), Arc::new(plain));
             above = parent(folder);
         }

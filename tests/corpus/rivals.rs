@@ -11,11 +11,11 @@ use crate::harness::{Call, peers};
 use super::case::Case;
 use super::picture::{LayoutArchive, Picture};
 
-/// A rival that builds one case: the image, or nothing where it fails.
+/// A rival that builds one case: the image, or what it says where it fails.
 pub(super) trait Rival: Sync {
     fn name(&self) -> &'static str;
     fn load(&self, archive: &Path);
-    fn build(&self, case: &Case, context: &Path) -> Option<Picture>;
+    fn build(&self, case: &Case, context: &Path) -> Result<Picture, String>;
 }
 
 /// BuildKit in docker's daemon.
@@ -57,7 +57,7 @@ impl Rival for BuildKit {
         self.docker().args(["load", "-q", "-i"]).arg(archive).ok();
     }
 
-    fn build(&self, case: &Case, context: &Path) -> Option<Picture> {
+    fn build(&self, case: &Case, context: &Path) -> Result<Picture, String> {
         let out = self.dir.join(format!("{}.buildkit", case.name));
         let output = format!("type=oci,dest={},compression=uncompressed", out.display());
         let report = self
@@ -68,11 +68,11 @@ impl Rival for BuildKit {
             .dir(context)
             .output();
         if report.code != 0 {
-            return None;
+            return Err(report.stderr);
         }
         let (blobs, manifest) = LayoutArchive::load(&out);
         fs::remove_file(&out).expect("our file");
-        Some(Picture::of(&blobs, &manifest))
+        Ok(Picture::of(&blobs, &manifest))
     }
 }
 
@@ -96,9 +96,14 @@ impl Buildah {
 
     fn buildah(&self) -> Call {
         let at = |name: &str| self.dir.join(name).display().to_string();
-        peers::call("buildah", &self.dir)
-            .expect("it was there before")
-            .args(["--root", &at("buildah-root"), "--runroot", &at("buildah-run"), "--storage-driver", "overlay"])
+        peers::call("buildah", &self.dir).expect("it was there before").args([
+            "--root",
+            &at("buildah-root"),
+            "--runroot",
+            &at("buildah-run"),
+            "--storage-driver",
+            "overlay",
+        ])
     }
 }
 
@@ -111,7 +116,7 @@ impl Rival for Buildah {
         self.buildah().args(["pull", "-q", &format!("docker-archive:{}", archive.display())]).ok();
     }
 
-    fn build(&self, case: &Case, context: &Path) -> Option<Picture> {
+    fn build(&self, case: &Case, context: &Path) -> Result<Picture, String> {
         let name = format!("localhost/case-{}", case.name);
         let report = self
             .buildah()
@@ -122,12 +127,12 @@ impl Rival for Buildah {
             .dir(context)
             .output();
         if report.code != 0 {
-            return None;
+            return Err(report.stderr);
         }
         let out = self.dir.join(format!("{}.buildah", case.name));
         let to = format!("oci-archive:{}", out.display());
         self.buildah().args(["push", "-q", "--format", "oci", "--disable-compression", &name, &to]).ok();
         let (blobs, manifest) = LayoutArchive::load(&out);
-        Some(Picture::of(&blobs, &manifest))
+        Ok(Picture::of(&blobs, &manifest))
     }
 }
