@@ -12,6 +12,7 @@ mod crash;
 mod crowd;
 mod damage;
 mod end_to_end;
+mod elsewhere;
 mod engines;
 #[cfg(target_arch = "x86_64")]
 mod faults;

@@ -1,44 +1,60 @@
 //! A build from its options to its result.
 
+mod inputs;
+mod inspect;
+
 use std::collections::HashMap;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use layerfs::digest::Digest;
-use layerfs::error::{Context as _, Error, Kind, Result};
-use layerfs::oci::Descriptor;
+use layerfs::error::{Error, Kind, Result};
+use layerfs::oci::{Descriptor, Platform};
 use layerfs::store::{Image, Store};
 use run::spec::HostFacts;
 use run::step::Server;
 
 use crate::cache::Records;
-use crate::dockerfile::ast::Dockerfile;
-use crate::dockerfile::{self, ParseError};
+use crate::dockerfile::ast::{Dockerfile, Warning};
+use crate::dockerfile::{ParseError, lint};
 use crate::exec::copy_add::Clock;
 use crate::exec::run_step::{Runner, Settings};
-use crate::files::Tree;
+use crate::fetch::{self, Fetcher};
+use crate::foreign;
 use crate::graph::{self, BaseImage, Configs, Graph, Plan};
-use crate::ignore::Ignore;
 use crate::images;
-use crate::options::{BuildOptions, DockerfileSource};
-use crate::output;
+use crate::options::{BuildOptions, Call};
+use crate::output::{self, Assembled};
 use crate::progress::{End, Progress};
-use crate::schedule::{self, Cancel, Context, Engine};
-
-/// Largest Dockerfile that is read, in bytes.
-const DOCKERFILE_MAX: u64 = 16 << 20;
+use crate::schedule::{self, Cancel, Engine, StageResult};
+use inputs::Inputs;
 
 /// What a build made.
 #[derive(Clone, Debug)]
 pub struct Built {
-    /// The image's id: the digest of its configuration.
+    /// The image's id: the digest of its configuration; of several platforms that of the index.
     pub id: Digest,
-    /// Its manifest in the store.
+    /// Its manifest in the store, or the index of several.
     pub manifest: Descriptor,
     /// What was pushed: name and manifest in the registry.
     pub pushed: Vec<(String, Descriptor)>,
+    /// What should be written otherwise, as lines for people; empty where there is nothing.
+    pub warnings: String,
+}
+
+/// The result of a build's options.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// An image.
+    Built(Box<Built>),
+    /// `--call`: a text, and whether it tells of errors.
+    Told(String, bool),
+}
+
+/// One platform's image.
+pub(crate) struct Made {
+    pub(crate) platform: Platform,
+    pub(crate) image: Assembled,
+    pub(crate) result: StageResult,
 }
 
 /// Builds what `options` say. `server` was forked before this process had threads.
@@ -53,40 +69,64 @@ pub fn build(
     options: &BuildOptions,
     progress: &Progress,
     cancel: &Cancel,
-) -> Result<Built> {
+) -> Result<Outcome> {
     // Nothing that is made here is collected before it has a name.
     let _pin = store.pin()?;
     cancel.covers(&server);
+    let settings = fetch::Settings {
+        verify: options.registry.source.tls_verify != Some(false),
+        retries: options.registry.retries,
+        agent: options.agents.first().map(|(_, socket)| socket.clone()),
+    };
+    let fetcher = Fetcher::new(store, settings, cancel);
+    let inputs = Inputs::fetch(store, &fetcher, options, progress)?;
     let id = progress.start("[internal] load build definition");
-    let loaded = load_dockerfile(options);
+    let loaded = inputs.dockerfile();
     progress.end(id, &loaded.as_ref().map_or_else(|error| End::Failed(error.to_string()), |_| End::Done));
     let (file, path) = loaded?;
-    let plan = graph::plan(&file, &options.graph)?;
-    for name in plan.unused_arguments() {
+    let ignore = inputs.ignored(options, path.as_deref())?;
+    match options.call {
+        Some(Call::Targets(form)) => return inspect::targets(&file, form).map(|text| Outcome::Told(text, false)),
+        Some(Call::Outline(form)) => {
+            return inspect::outline(&file, &options.graph, form).map(|text| Outcome::Told(text, false));
+        }
+        _ => {}
+    }
+    let per_platform: Vec<graph::Options> = options.for_platforms();
+    let plans = per_platform.iter().map(|options| graph::plan(&file, options)).collect::<Result<Vec<_>>>()?;
+    for name in plans[0].unused_arguments() {
         progress.note(&format!("the build argument `{name}` is not asked for by any ARG"));
     }
-    let clamp = match options.epoch {
-        Some(epoch) => Some(epoch),
-        None => plan.global("SOURCE_DATE_EPOCH").map(parse_epoch).transpose()?,
-    };
-    let images = find_images(store, &plan, options, progress, cancel)?;
+    let clamp = epoch(&plans[0], options)?;
+    let mut images = HashMap::new();
+    for plan in &plans {
+        find_images(store, plan, options, progress, cancel, &mut images)?;
+    }
     let configs: Configs = images.iter().map(|(base, image)| (base.clone(), image.config.clone())).collect();
-    let graph = graph::lower(&plan, &configs)?;
-    let contexts = open_contexts(store, options, path.as_deref())?;
-    let settings = Settings {
-        secrets: &options.secrets,
-        agents: &options.agents,
-        shm_size: options.shm_size,
-        ulimits: &options.ulimits,
-    };
+    let graphs = plans.iter().map(|plan| graph::lower(plan, &configs)).collect::<Result<Vec<_>>>()?;
+    let checks = check_options(&file, &plans[0])?;
+    let mut warnings = lint::check(&file, &checks, Some(&ignore));
+    warnings.extend(lint::select(&checks, &graphs[0].findings));
+    warnings.sort_by(|a, b| (a.span.start, &a.message).cmp(&(b.span.start, &b.message)));
+    warnings.dedup();
+    if let Some(Call::Check(form)) = options.call {
+        let text = inspect::check(&file, &warnings, form);
+        return Ok(Outcome::Told(text, checks.error && !warnings.is_empty()));
+    }
+    fail_on(&file, &checks, &warnings)?;
+    for graph in &graphs {
+        foreign::check(graph, &file.source)?;
+    }
+    let settings = Settings { secrets: &options.secrets, agents: &options.agents, steps: &options.steps };
     let engine = Engine {
         store,
         records: Records::open(store)?,
         progress,
         source: &file.source,
-        contexts,
+        contexts: inputs.contexts(store, options, path.as_deref())?,
         images,
         runner: Runner::new(store, server, host, settings)?,
+        fetcher,
         clock: Clock { now: crate::time::now(), clamp },
         backend: options.backend.backend(),
         no_cache: &options.no_cache,
@@ -94,17 +134,57 @@ pub fn build(
         slots: schedule::slots(options.jobs),
         flights: schedule::flights(),
     };
-    let built = schedule::carry_out(&engine, &graph);
+    let results = carry_out_all(&engine, &graphs);
     for context in engine.contexts.values() {
         // Only speed is lost where this fails.
         let _ = context.stats.save();
     }
-    finish(&engine, &graph, &built?, options)
+    let mut built = finish(&engine, &graphs, results?, options)?;
+    built.warnings = inspect::warnings(&file, &warnings);
+    Ok(Outcome::Built(Box::new(built)))
 }
 
-fn finish(engine: &Engine<'_>, graph: &Graph, result: &schedule::StageResult, options: &BuildOptions) -> Result<Built> {
-    let image = output::assemble(engine, graph, result, options)?;
-    output::deliver(engine, &image, result, options)
+/// Platforms are built side by side; what they have in common is done once.
+fn carry_out_all(engine: &Engine<'_>, graphs: &[Graph]) -> Result<Vec<StageResult>> {
+    if let [graph] = graphs {
+        return schedule::carry_out(engine, graph).map(|result| vec![result]);
+    }
+    let results: Vec<Result<StageResult>> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            graphs.iter().map(|graph| scope.spawn(move || schedule::carry_out(engine, graph))).collect();
+        let gone = || Err(Error::new(Kind::System, "a thread ended early"));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| gone())).collect()
+    });
+    // The reason is told, not what was stopped because of it.
+    let (mut done, mut failed): (Vec<StageResult>, Option<Error>) = (Vec::new(), None);
+    for result in results {
+        match result {
+            Ok(result) => done.push(result),
+            Err(error) if failed.as_ref().is_none_or(|first| first.kind() == Kind::Interrupted) => failed = Some(error),
+            Err(_) => {}
+        }
+    }
+    failed.map_or(Ok(done), Err)
+}
+
+fn finish(engine: &Engine<'_>, graphs: &[Graph], results: Vec<StageResult>, options: &BuildOptions) -> Result<Built> {
+    let mut made = Vec::new();
+    for (graph, mut result) in graphs.iter().zip(results) {
+        if options.squash {
+            let base = graph::base_image(graph).map_or(0, |base| engine.images[base].layers().count());
+            output::squash(engine, &mut result, base)?;
+        }
+        let image = output::assemble(engine, graph, &result, options)?;
+        made.push(Made { platform: graph.target().platform.clone(), image, result });
+    }
+    output::deliver(engine, &made, options)
+}
+
+fn epoch(plan: &Plan<'_>, options: &BuildOptions) -> Result<Option<i64>> {
+    match options.epoch {
+        Some(epoch) => Ok(Some(epoch)),
+        None => plan.global("SOURCE_DATE_EPOCH").map(parse_epoch).transpose(),
+    }
 }
 
 /// The seconds of `SOURCE_DATE_EPOCH`.
@@ -117,40 +197,25 @@ pub(crate) fn parse_epoch(text: &str) -> Result<i64> {
     })
 }
 
-/// The Dockerfile, and where it lies if it is a file.
-fn load_dockerfile(options: &BuildOptions) -> Result<(Dockerfile, Option<PathBuf>)> {
-    let context = options.context.as_deref();
-    let (bytes, name, path) = match &options.dockerfile {
-        DockerfileSource::Bytes(bytes) => (bytes.clone(), "Dockerfile".to_owned(), None),
-        DockerfileSource::File(path) => (read(path)?, path.display().to_string(), Some(path.clone())),
-        DockerfileSource::Default => {
-            let Some(context) = context else {
-                return Err(Error::new(Kind::Usage, "this build has neither a context nor a Dockerfile")
-                    .hint("name a folder, such as `build .`, or a file with -f"));
-            };
-            if !context.is_dir() {
-                return Err(Error::new(Kind::NotFound, format!("the context `{}` is not a folder", context.display()))
-                    .hint("name the folder that COPY takes files from, such as `build .`"));
-            }
-            let candidates = ["Dockerfile", "Containerfile"].map(|name| context.join(name));
-            let found = candidates.iter().find(|path| path.is_file()).ok_or_else(|| {
-                Error::new(Kind::NotFound, format!("`{}` has no Dockerfile", context.display()))
-                    .hint("name the file with -f if it is called otherwise")
-            })?;
-            let name = found.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            (read(found)?, name, Some(found.clone()))
-        }
-    };
-    let parsed = dockerfile::parse(&bytes, &name).map_err(Error::from)?;
-    Ok((parsed, path))
+/// How the file is to be checked: `BUILDKIT_DOCKERFILE_CHECK` goes before its own directive.
+fn check_options(file: &Dockerfile, plan: &Plan<'_>) -> Result<crate::dockerfile::ast::Check> {
+    match plan.global("BUILDKIT_DOCKERFILE_CHECK") {
+        Some(text) => lint::parse_options(text).map_err(Error::from),
+        None => Ok(lint::options(file)),
+    }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let size = fs::metadata(path).at("open", path)?.len();
-    if size > DOCKERFILE_MAX {
-        return Err(Error::new(Kind::Limit, format!("`{}` has {size} bytes; no Dockerfile has", path.display())));
+/// `check=error=true`: findings are errors.
+fn fail_on(file: &Dockerfile, checks: &crate::dockerfile::ast::Check, warnings: &[Warning]) -> Result<()> {
+    match warnings.first() {
+        Some(first) if checks.error => {
+            let told = ParseError::new(&file.source, first.span, format!("{}: {}", first.rule, first.message));
+            let hint = lint::rule(first.rule).map_or("", |rule| rule.hint);
+            Err(Error::new(Kind::Invalid, told.to_string())
+                .hint(format!("{hint} (the file says check=error=true, so this is an error)")))
+        }
+        _ => Ok(()),
     }
-    fs::read(path).at("read", path)
 }
 
 /// Every image that the target needs, pulled where it is missing, several at once. What a base's triggers need is
@@ -161,15 +226,15 @@ fn find_images(
     options: &BuildOptions,
     progress: &Progress,
     cancel: &Cancel,
-) -> Result<HashMap<BaseImage, Image>> {
-    let mut images: HashMap<BaseImage, Image> = HashMap::new();
-    let mut configs = Configs::new();
+    images: &mut HashMap<BaseImage, Image>,
+) -> Result<()> {
+    let mut configs: Configs = images.iter().map(|(base, image)| (base.clone(), image.config.clone())).collect();
     loop {
         cancel.check()?;
         let (_, needed) = plan.reach(&configs)?;
         let missing: Vec<BaseImage> = needed.into_iter().filter(|base| !images.contains_key(base)).collect();
         if missing.is_empty() {
-            return Ok(images);
+            return Ok(());
         }
         let find = |base: &BaseImage| {
             images::find(store, base, options.pull, &options.registry, progress)
@@ -197,50 +262,4 @@ fn tell(plan: &Plan<'_>, base: &BaseImage, error: Error) -> Error {
         Some(hint) => told.hint(hint),
         None => told,
     }
-}
-
-fn open_contexts(
-    store: &Store,
-    options: &BuildOptions,
-    dockerfile: Option<&Path>,
-) -> Result<HashMap<Option<String>, Context>> {
-    let mut contexts = HashMap::new();
-    let open = |label: String, root: &Path, dockerfile: Option<&Path>| -> Result<Context> {
-        let root = fs::canonicalize(root).at("open the context", root)?;
-        if !root.is_dir() {
-            return Err(Error::new(Kind::Usage, format!("the context `{}` is not a folder", root.display())));
-        }
-        let ignore = ignore_file(&root, options.ignore_file.as_deref(), dockerfile)?;
-        Ok(Context::new(Tree::new(label, root, ignore), &store.cache_dir()))
-    };
-    if let Some(root) = &options.context {
-        contexts.insert(None, open("the build context".to_owned(), root, dockerfile)?);
-    }
-    for (name, root) in &options.contexts {
-        contexts.insert(Some(name.clone()), open(format!("the build context `{name}`"), root, None)?);
-    }
-    Ok(contexts)
-}
-
-/// What stays out of a context: the file of the command line, else the one named after the Dockerfile, else the
-/// context's own.
-fn ignore_file(root: &Path, named: Option<&Path>, dockerfile: Option<&Path>) -> Result<Ignore> {
-    let beside = dockerfile.map(|path| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".dockerignore");
-        PathBuf::from(name)
-    });
-    let own = [".containerignore", ".dockerignore"].map(|name| root.join(name));
-    let candidates = named.map(Path::to_owned).into_iter().chain(beside).chain(own);
-    for path in candidates {
-        match fs::read(&path) {
-            Ok(bytes) => {
-                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-                return Ignore::parse(&bytes, &name).map_err(Error::from);
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && Some(path.as_path()) != named => {}
-            Err(error) => return Err(error).at("read", &path),
-        }
-    }
-    Ok(Ignore::default())
 }

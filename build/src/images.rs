@@ -1,5 +1,7 @@
 //! Base images: looked for in the store, else pulled.
 
+use copy::{Location, Place, Selector};
+use layerfs::digest::Digest;
 use layerfs::error::{Error, Kind, Result};
 use layerfs::oci::Platform;
 use layerfs::reference::Reference;
@@ -37,6 +39,9 @@ fn find_or_pull(
     reporter: &Reporter<'_>,
 ) -> Result<(Image, End)> {
     let platform: Platform = base.platform.parse()?;
+    if let Some(place) = base.name.strip_prefix(LAYOUT) {
+        return from_layout(store, place, &platform, registry, reporter).map(|image| (image, End::Done));
+    }
     let local = in_store(store, base, &platform);
     let own_host = |name: &Reference| name.host() == "localhost";
     match (&local, pull) {
@@ -77,6 +82,35 @@ fn find_or_pull(
                 .hint(hint.unwrap_or_else(|| "check the name; `copy images` lists what is in the store".to_owned())))
         }
     }
+}
+
+/// What the name of an image begins with that lies in a layout.
+const LAYOUT: &str = "oci-layout://";
+
+/// Takes an image out of a layout: `PATH[:TAG][@DIGEST]`.
+fn from_layout(
+    store: &Store,
+    place: &str,
+    platform: &Platform,
+    registry: &copy::Options,
+    reporter: &Reporter<'_>,
+) -> Result<Image> {
+    let (path, image) = match place.rsplit_once('@') {
+        // A tag before a digest says nothing more.
+        Some((path, digest)) => {
+            (path.rsplit_once(':').map_or(path, |(path, _)| path), Selector::Named(digest.to_owned()))
+        }
+        None => match place.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => (path, Selector::Named(tag.to_owned())),
+            _ => (place, Selector::Only),
+        },
+    };
+    let source = Location::Layout(Place { path: path.into(), image });
+    let name: Reference = format!("localhost/oci-layout/{}", &Digest::of(place.as_bytes()).hex()[..16]).parse()?;
+    let name = name.or_latest();
+    let options = copy::Options { platforms: copy::Platforms::All, ..registry.clone() };
+    let done = copy::transfer(&source, &Location::Store(name.to_string()), Some(store), &options, reporter)?;
+    store.image(&done.root, platform)
 }
 
 /// An image of the store that runs on `platform`; `NotFound` where there is none.

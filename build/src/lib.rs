@@ -16,7 +16,9 @@ pub mod cli;
 pub mod dockerfile;
 mod engine;
 mod exec;
+pub mod fetch;
 pub mod files;
+mod foreign;
 pub mod graph;
 pub mod ignore;
 mod images;
@@ -26,5 +28,5 @@ pub mod progress;
 mod schedule;
 mod time;
 
-pub use engine::{Built, build};
+pub use engine::{Built, Outcome, build};
 pub use schedule::Cancel;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use build::cli::{self, Command, ContextArgument, Invocation, Surroundings};
+use build::fetch::{Arrived, read_context};
 use build::options::DockerfileSource;
-use build::progress::Progress;
-use build::{Built, Cancel};
-use layerfs::archive::{ApplyOptions, apply, decompress};
+use build::progress::{Progress, Style};
+use build::{Built, Cancel, Outcome};
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::store::{Store, TempDir};
 use layerfs::sys::process::unshare_namespaces;
@@ -32,8 +32,6 @@ const STOPPED: u8 = 130;
 const CLOSED_PIPE: u8 = 141;
 /// `CLONE_NEWNS`
 const NEW_MOUNTS: u64 = 0x0002_0000;
-/// The longest Dockerfile or context archive that is told apart by its first bytes.
-const SNIFF: usize = 512;
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
@@ -123,9 +121,20 @@ fn run(mut invocation: Invocation) -> Result<ExitCode> {
     watch(signals, cancel.clone());
     let progress = Arc::new(Progress::new(invocation.options.progress, Box::new(io::stderr())));
     tick(&progress);
-    let built = build::build(&store, server, host, &invocation.options, &progress, &cancel);
+    let outcome = build::build(&store, server, host, &invocation.options, &progress, &cancel);
     progress.finish();
-    report(&built?)
+    match outcome? {
+        Outcome::Built(built) => {
+            if invocation.options.progress != Style::Quiet && !built.warnings.is_empty() {
+                let _ = write!(io::stderr(), "\n{}", built.warnings);
+            }
+            report(&built)
+        }
+        Outcome::Told(text, failed) => {
+            let code = print(&text)?;
+            Ok(if failed { ExitCode::from(FAILED) } else { code })
+        }
+    }
 }
 
 /// Mounts of root's builds stay out of the machine's mount namespace, so that none is left behind whatever happens.
@@ -154,32 +163,28 @@ fn take_input(store: &Store, invocation: &mut Invocation) -> Result<Option<TempD
             invocation.options.context = Some(path.clone());
             Ok(None)
         }
+        ContextArgument::Remote(remote) => {
+            invocation.options.remote_context = Some(remote.clone());
+            invocation.options.context = None;
+            Ok(None)
+        }
         ContextArgument::Stdin => {
-            let mut input = io::stdin().lock();
-            let mut start = Vec::new();
-            input.by_ref().take(SNIFF as u64).read_to_end(&mut start).context(|| "read standard input")?;
-            let packed = start.starts_with(&[0x1f, 0x8b]) || start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
-            if !packed && start.get(257..262) != Some(b"ustar") {
-                input.read_to_end(&mut start).context(|| "read standard input")?;
-                invocation.options.dockerfile = DockerfileSource::Bytes(start);
-                invocation.options.context = None;
-                return Ok(None);
-            }
-            // The rest is read by whoever decompresses, who takes the lock anew.
-            drop(input);
             let dir = store.new_temp_dir()?;
             let folder = dir.path().join("context");
-            std::fs::create_dir(&folder).at("create", &folder)?;
-            let root = std::fs::File::open(&folder).at("open", &folder)?;
-            let single_id = store.mapping()?.is_single();
-            let plain = decompress(io::Cursor::new(start).chain(io::stdin()))?;
-            apply(plain, root.as_fd(), &ApplyOptions { single_id, ..ApplyOptions::default() })
-                .context(|| "unpack the context from standard input")?;
-            if let DockerfileSource::File(path) = &invocation.options.dockerfile {
-                invocation.options.dockerfile = DockerfileSource::File(folder.join(path));
+            match read_context(store, io::stdin(), &folder).context(|| "read standard input")? {
+                Arrived::Dockerfile(bytes) => {
+                    invocation.options.dockerfile = DockerfileSource::Bytes(bytes);
+                    invocation.options.context = None;
+                    Ok(None)
+                }
+                Arrived::Context => {
+                    if let DockerfileSource::File(path) = &invocation.options.dockerfile {
+                        invocation.options.dockerfile = DockerfileSource::File(folder.join(path));
+                    }
+                    invocation.options.context = Some(folder);
+                    Ok(Some(dir))
+                }
             }
-            invocation.options.context = Some(folder);
-            Ok(Some(dir))
         }
     }
 }

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use layerfs::oci::Platform;
 use layerfs::reference::Reference;
 
+use run::options::RunOptions;
+
+use crate::dockerfile::remote::Remote;
 use crate::graph;
 use crate::output::Output;
 use crate::progress::Style;
@@ -20,8 +23,18 @@ pub struct BuildOptions {
     pub ignore_file: Option<PathBuf>,
     /// What the graph depends on.
     pub graph: graph::Options,
-    /// `--build-context` that are folders, by name.
-    pub contexts: Vec<(String, PathBuf)>,
+    /// The context, where it is elsewhere.
+    pub remote_context: Option<Remote>,
+    /// `--build-context` that are files, by name.
+    pub contexts: Vec<(String, ContextFiles)>,
+    /// What the image is built for; empty for the graph's own platform.
+    pub platforms: Vec<Platform>,
+    /// `--call`: what is told instead of building.
+    pub call: Option<Call>,
+    /// `--squash`: all new layers become one.
+    pub squash: bool,
+    /// `--omit-history`: the image does not tell how it was made.
+    pub omit_history: bool,
     /// What is not looked up in the cache.
     pub no_cache: NoCache,
     /// When base images are pulled.
@@ -29,7 +42,7 @@ pub struct BuildOptions {
     /// Names for the image.
     pub tags: Vec<Reference>,
     /// `--annotation`, in order.
-    pub annotations: Vec<(String, String)>,
+    pub annotations: Vec<Annotation>,
     /// Where the result goes besides the store.
     pub outputs: Vec<Output>,
     /// `--push`.
@@ -50,10 +63,8 @@ pub struct BuildOptions {
     pub epoch: Option<i64>,
     /// How registries are spoken to.
     pub registry: copy::Options,
-    /// Bytes of `/dev/shm` in steps.
-    pub shm_size: Option<u64>,
-    /// `--ulimit` for steps.
-    pub ulimits: Vec<run::options::Ulimit>,
+    /// Limits, devices, capabilities and mounts of `RUN` steps.
+    pub steps: RunOptions,
     /// Who unites layers.
     pub backend: run::options::MountBackend,
 }
@@ -66,7 +77,12 @@ impl BuildOptions {
             dockerfile: DockerfileSource::Default,
             ignore_file: None,
             graph: graph::Options::new(platform),
+            remote_context: None,
             contexts: Vec::new(),
+            platforms: Vec::new(),
+            call: None,
+            squash: false,
+            omit_history: false,
             no_cache: NoCache::Nothing,
             pull: Pull::Missing,
             tags: Vec::new(),
@@ -81,11 +97,72 @@ impl BuildOptions {
             progress: Style::Plain,
             epoch: None,
             registry: copy::Options::default(),
-            shm_size: None,
-            ulimits: Vec::new(),
+            steps: RunOptions::default(),
             backend: run::options::MountBackend::Auto,
         }
     }
+}
+
+impl BuildOptions {
+    /// What the graph of each platform depends on.
+    pub(crate) fn for_platforms(&self) -> Vec<graph::Options> {
+        let several = self.platforms.len() > 1;
+        let one =
+            |platform: &Platform| graph::Options { platform: platform.clone(), titled: several, ..self.graph.clone() };
+        match self.platforms.is_empty() {
+            true => vec![self.graph.clone()],
+            false => self.platforms.iter().map(one).collect(),
+        }
+    }
+}
+
+/// Where a named context's files are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContextFiles {
+    /// In a folder.
+    Folder(PathBuf),
+    /// On the web, or in a git repository.
+    Remote(Remote),
+}
+
+/// A word about the image in one of its documents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Annotation {
+    /// Which document.
+    pub level: Level,
+    /// Its name.
+    pub key: String,
+    /// What it says.
+    pub value: String,
+}
+
+/// Which document an annotation is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// The manifest of each platform.
+    Manifest,
+    /// The index of several platforms.
+    Index,
+}
+
+/// What is told of a Dockerfile instead of building it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// What should be written otherwise.
+    Check(Form),
+    /// What the target can be told.
+    Outline(Form),
+    /// Which targets there are.
+    Targets(Form),
+}
+
+/// For whom something is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 /// Steps mostly wait for networks and disks, so more run at once than there are cores.

@@ -36,4 +36,5 @@ pub use location::{Location, Place, Selector};
 pub use plan::{Foreign, Holdings, Plan, Step, plan};
 pub use policy::Policy;
 pub use registries::Registries;
+pub use registry::web::{Fetched, Validators, fetch};
 pub use transfer::{Options, Pushed, Side, Transferred, pull, push, transfer};

@@ -9,14 +9,15 @@ use clap::Parser;
 #[command(
     name = "build",
     version,
-    override_usage = "build [OPTIONS] [PATH | -]",
+    override_usage = "build [OPTIONS] [PATH | URL | -]",
     max_term_width = 110,
-    after_help = "PATH is the context: the folder that COPY and ADD take files from. `-` reads it from standard input, \
-                  as a tar archive or as a Dockerfile alone.\n\nExit codes: 0, 1 for a problem with what was given or \
+    after_help = "PATH is the context: the folder that COPY and ADD take files from. URL is a git repository \
+                  (https://…/x.git#BRANCH:FOLDER) or a tar archive or Dockerfile on the web. `-` reads one of those two from \
+                  standard input.\n\nExit codes: 0, 1 for a problem with what was given or \
                   found, 2 for a wrong command line, a failing RUN's own code, 130 when stopped."
 )]
 pub(super) struct Flags {
-    /// The context: a folder, or `-` for standard input
+    /// The context: a folder, a git repository, an address on the web, or `-` for standard input
     #[arg(value_name = "PATH")]
     pub(super) context: Option<PathBuf>,
     /// A name for the image; may be repeated
@@ -31,8 +32,8 @@ pub(super) struct Flags {
     /// The stage to build [default: the last]
     #[arg(long, value_name = "STAGE")]
     pub(super) target: Option<String>,
-    /// What the image will run on
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    /// What the image will run on; of several, an index holds an image for each
+    #[arg(long, value_name = "OS/ARCH[/VARIANT],…")]
     pub(super) platform: Vec<String>,
     /// Run every step, whatever was built before
     #[arg(long)]
@@ -82,12 +83,96 @@ pub(super) struct Flags {
     /// A line for /etc/hosts of RUN steps
     #[arg(long, value_name = "NAME:ADDRESS")]
     pub(super) add_host: Vec<String>,
-    /// A further context: NAME=FOLDER or NAME=docker-image://IMAGE
+    /// A further context: NAME=FOLDER, a URL, docker-image://IMAGE, oci-layout://PATH or target:STAGE
     #[arg(long, value_name = "NAME=WHERE")]
     pub(super) build_context: Vec<String>,
     /// Most steps at the same time [default: 4 for each core, at least 16]
     #[arg(short, long, value_name = "N")]
     pub(super) jobs: Option<usize>,
+    /// Tell of the Dockerfile instead of building: check, outline or targets, with ,format=json
+    #[arg(long, value_name = "WHAT")]
+    pub(super) call: Option<String>,
+    /// The same as --call=check
+    #[arg(long)]
+    pub(super) check: bool,
+    /// Make one layer of all new ones
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) squash: Option<String>,
+    /// Memory of each RUN step
+    #[arg(short, long, value_name = "SIZE")]
+    pub(super) memory: Option<String>,
+    /// Memory and swap of each RUN step together; -1 for no limit
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(super) memory_swap: Option<String>,
+    /// Weight of RUN steps' CPU time, 1024 being usual
+    #[arg(short = 'c', long, value_name = "N")]
+    pub(super) cpu_shares: Option<u64>,
+    /// CPU time of each RUN step per period, in microseconds
+    #[arg(long, value_name = "N")]
+    pub(super) cpu_quota: Option<i64>,
+    /// That period, in microseconds [default: 100000]
+    #[arg(long, value_name = "N")]
+    pub(super) cpu_period: Option<i64>,
+    /// CPUs of RUN steps, such as 0-3,7
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpuset_cpus: Option<String>,
+    /// A capability for RUN steps
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(super) cap_add: Vec<String>,
+    /// A capability that RUN steps do without
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(super) cap_drop: Vec<String>,
+    /// seccomp=, apparmor=, label=, no-new-privileges for RUN steps
+    #[arg(long, value_name = "OPTION")]
+    pub(super) security_opt: Vec<String>,
+    /// A device of the host for RUN steps
+    #[arg(long, value_name = "SOURCE[:PLACE[:rwm]]")]
+    pub(super) device: Vec<String>,
+    /// A folder of the host for RUN steps: it is in no cache key
+    #[arg(short, long, value_name = "SOURCE:PLACE[:ro]")]
+    pub(super) volume: Vec<String>,
+    /// A name server of RUN steps
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) dns: Vec<String>,
+    /// A search domain of RUN steps
+    #[arg(long, value_name = "DOMAIN")]
+    pub(super) dns_search: Vec<String>,
+    /// A file of NAME=VALUE lines for ARG
+    #[arg(long, value_name = "FILE")]
+    pub(super) build_arg_file: Vec<PathBuf>,
+    /// A variable of the image
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub(super) env: Vec<String>,
+    /// A variable that the image does not have
+    #[arg(long, value_name = "NAME")]
+    pub(super) unsetenv: Vec<String>,
+    /// Leave the history out of the image
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) omit_history: Option<String>,
+    /// Media types of a pushed or exported image: oci or docker [default: oci]
+    #[arg(long, value_name = "FORM")]
+    pub(super) format: Option<String>,
+    /// How often a request is repeated
+    #[arg(long, value_name = "N")]
+    pub(super) retry: Option<u32>,
+    /// A folder of certificates for registries
+    #[arg(long, value_name = "DIR")]
+    pub(super) cert_dir: Option<PathBuf>,
+    /// Whether steps get the caller's proxies [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) http_proxy: Option<String>,
+    /// The operating system, in place of --platform
+    #[arg(long, value_name = "OS")]
+    pub(super) os: Option<String>,
+    /// The architecture, in place of --platform
+    #[arg(long, value_name = "ARCH")]
+    pub(super) arch: Option<String>,
+    /// The architecture's variant, in place of --platform
+    #[arg(long, value_name = "VARIANT")]
+    pub(super) variant: Option<String>,
+    /// Another name for the image; of several platforms, that of the index
+    #[arg(long, value_name = "NAME")]
+    pub(super) manifest: Option<String>,
     /// What steps may do beyond the usual: network.host, security.insecure
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     pub(super) allow: Vec<String>,
@@ -126,6 +211,22 @@ pub(super) struct Flags {
     force_rm: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     layers: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    rewrite_timestamp: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    identity_label: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    disable_content_trust: Option<String>,
+    #[arg(long, hide = true)]
+    builder: Option<String>,
+    #[arg(long, hide = true)]
+    retry_delay: Option<String>,
+    #[arg(short = 'D', long, hide = true)]
+    debug: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) provenance: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) sbom: Option<String>,
     #[arg(long, hide = true)]
     compress: bool,
 }

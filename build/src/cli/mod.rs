@@ -10,12 +10,13 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use layerfs::error::{Error, Kind, Result};
+use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::Platform;
 
 use crate::dockerfile::ast::Network;
+use crate::dockerfile::remote::Remote;
 use crate::graph;
-use crate::options::{BuildOptions, DockerfileSource, NoCache, Pull, Secret, default_jobs};
+use crate::options::{Annotation, BuildOptions, Call, DockerfileSource, Form, NoCache, Pull, Secret, default_jobs};
 use crate::output::Output;
 use crate::progress::Style;
 use flags::Flags;
@@ -57,6 +58,8 @@ pub struct Invocation {
 pub enum ContextArgument {
     /// A folder.
     Folder(PathBuf),
+    /// A git repository, or an address on the web: an archive of a context, or a Dockerfile alone.
+    Remote(Remote),
     /// Standard input: an archive of a context, or a Dockerfile alone.
     Stdin,
 }
@@ -112,8 +115,20 @@ fn without_verb(words: &[OsString]) -> Result<Vec<OsString>> {
 fn convert(flags: Flags, surroundings: &Surroundings<'_>) -> Result<Invocation> {
     let env = |name: &str| (surroundings.env)(name).and_then(|value| value.into_string().ok());
     let context = context(&flags)?;
-    let platform = values::platform(&flags.platform, env("DOCKER_DEFAULT_PLATFORM"))?;
-    let mut build_args = values::proxies(&env);
+    let platforms = values::platforms(&platform_words(&flags), env("DOCKER_DEFAULT_PLATFORM"))?;
+    let platform = platforms[0].clone();
+    let mut build_args = match values::boolean("--http-proxy", flags.http_proxy.as_deref().or(Some("true")))? {
+        true => values::proxies(&env),
+        false => Vec::new(),
+    };
+    for path in &flags.build_arg_file {
+        let text = (surroundings.read)(path).at("read", path)?;
+        for line in String::from_utf8_lossy(&text).lines().map(str::trim) {
+            if !line.is_empty() && !line.starts_with('#') {
+                build_args.extend(values::variable(line, &env)?);
+            }
+        }
+    }
     for word in &flags.build_arg {
         build_args.extend(values::variable(word, &env)?);
     }
@@ -135,6 +150,9 @@ fn convert(flags: Flags, surroundings: &Surroundings<'_>) -> Result<Invocation> 
         network: network(flags.network.as_deref())?,
         hosts: flags.add_host.iter().map(|word| values::host(word)).collect::<Result<_>>()?,
         allow_insecure: values::allowed(&flags.allow)?,
+        titled: false,
+        env: image_variables(&flags, &env)?,
+        unset: flags.unsetenv.clone(),
     };
     let mut outputs = flags.output.iter().map(|word| output::parse(word)).collect::<Result<Vec<_>>>()?;
     if flags.push && !outputs.iter().any(|output| matches!(output, Output::Image { .. })) {
@@ -155,16 +173,44 @@ fn convert(flags: Flags, surroundings: &Surroundings<'_>) -> Result<Invocation> 
         registry.source.credential = Some(credential.clone());
         registry.destination.credential = Some(credential);
     }
+    for side in [&mut registry.source, &mut registry.destination] {
+        side.cert_dir.clone_from(&flags.cert_dir);
+    }
+    registry.retries = flags.retry.unwrap_or(registry.retries);
+    registry.format = match flags.format.as_deref() {
+        None | Some("oci") => None,
+        Some("docker") => Some(copy::Format::Docker),
+        Some(other) => {
+            return Err(
+                Error::new(Kind::Usage, format!("--format {other} is not known")).hint("there are oci and docker")
+            );
+        }
+    };
+    for (flag, value) in [("provenance", &flags.provenance), ("sbom", &flags.sbom)] {
+        if value.as_deref().is_some_and(|value| !matches!(value, "false" | "0" | "disabled=true")) {
+            return Err(Error::new(Kind::Usage, format!("--{flag} is not built yet"))
+                .hint(format!("nothing of the kind is made unless asked for; --{flag}=false says the same")));
+        }
+    }
+    let call = match (&flags.call, flags.check) {
+        (Some(text), _) => values::call(text)?,
+        (None, true) => Some(Call::Check(Form::Text)),
+        (None, false) => None,
+    };
     let (dockerfile, dockerfile_from_stdin) = dockerfile(&flags, &context)?;
     let options = BuildOptions {
         dockerfile,
         ignore_file: flags.ignorefile.clone(),
         graph,
-        contexts: named.into_iter().filter_map(|(name, kind)| kind.folder().map(|folder| (name, folder))).collect(),
+        contexts: named.into_iter().filter_map(|(name, kind)| kind.files().map(|files| (name, files))).collect(),
+        platforms,
+        call,
+        squash: values::boolean("--squash", flags.squash.as_deref())?,
+        omit_history: values::boolean("--omit-history", flags.omit_history.as_deref())?,
         no_cache: no_cache(&flags),
         pull: pull(&flags)?,
-        tags: flags.tag.iter().map(|word| values::tag(word)).collect::<Result<_>>()?,
-        annotations: flags.annotation.iter().map(|word| values::annotation(word)).collect::<Result<_>>()?,
+        tags: flags.tag.iter().chain(&flags.manifest).map(|word| values::tag(word)).collect::<Result<_>>()?,
+        annotations: annotations(&flags)?,
         outputs,
         push: false,
         secrets,
@@ -175,8 +221,7 @@ fn convert(flags: Flags, surroundings: &Surroundings<'_>) -> Result<Invocation> 
         progress: style(&flags, surroundings)?,
         epoch,
         registry,
-        shm_size: flags.shm_size.as_deref().map(values::size).transpose()?,
-        ulimits: flags.ulimit.iter().map(|word| run::options::ulimit(word)).collect::<Result<_>>()?,
+        steps: values::steps(&flags)?,
         backend: flags.mount_backend.as_deref().map(run::options::mount_backend).transpose()?.unwrap_or_default(),
         ..BuildOptions::new(PathBuf::new(), platform)
     };
@@ -199,13 +244,8 @@ fn context(flags: &Flags) -> Result<ContextArgument> {
         None => Ok(ContextArgument::Folder(PathBuf::from("."))),
         Some(path) if path.as_os_str() == "-" => Ok(ContextArgument::Stdin),
         Some(path) => {
-            let text = path.to_string_lossy();
-            let remote = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
-            match remote.iter().any(|scheme| text.starts_with(scheme)) && !path.exists() {
-                true => Err(Error::new(Kind::Usage, format!("a remote context (`{text}`) is not built yet"))
-                    .hint("fetch it first, and name the folder")),
-                false => Ok(ContextArgument::Folder(path.clone())),
-            }
+            let remote = if path.exists() { None } else { values::remote(&path.to_string_lossy())? };
+            Ok(remote.map_or_else(|| ContextArgument::Folder(path.clone()), ContextArgument::Remote))
         }
     }
 }
@@ -218,12 +258,12 @@ fn dockerfile(flags: &Flags, context: &ContextArgument) -> Result<(DockerfileSou
             ContextArgument::Stdin => {
                 Err(Error::new(Kind::Usage, "standard input cannot be both the context and the Dockerfile"))
             }
-            ContextArgument::Folder(_) => Ok((DockerfileSource::Default, true)),
+            _ => Ok((DockerfileSource::Default, true)),
         },
         Some(path) => {
             let in_context = match context {
                 ContextArgument::Folder(folder) => Some(folder.join(path)),
-                ContextArgument::Stdin => None,
+                _ => None,
             };
             let found = match in_context {
                 Some(other) if !path.exists() && other.exists() => other,
@@ -232,6 +272,40 @@ fn dockerfile(flags: &Flags, context: &ContextArgument) -> Result<(DockerfileSou
             Ok((DockerfileSource::File(found), false))
         }
     }
+}
+
+/// `--platform`, or what older flags say of it.
+fn platform_words(flags: &Flags) -> Vec<String> {
+    if flags.os.is_none() && flags.arch.is_none() && flags.variant.is_none() {
+        return flags.platform.clone();
+    }
+    let host = Platform::host();
+    let os = flags.os.clone().unwrap_or(host.os);
+    let arch = flags.arch.clone().unwrap_or(host.architecture);
+    let variant = flags.variant.iter().map(|variant| format!("/{variant}")).collect::<String>();
+    vec![format!("{os}/{arch}{variant}")]
+}
+
+/// `--env`: without a value, the caller's.
+fn image_variables(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Result<Vec<(String, String)>> {
+    let mut variables = Vec::new();
+    for word in &flags.env {
+        match word.split_once('=') {
+            Some(("", _)) | None if word.is_empty() || word.starts_with('=') => {
+                return Err(
+                    Error::new(Kind::Usage, format!("--env `{word}` has no name")).hint("the form is NAME=VALUE")
+                );
+            }
+            Some((name, value)) => variables.push((name.to_owned(), value.to_owned())),
+            None => variables.extend(env(word).map(|value| (word.clone(), value))),
+        }
+    }
+    Ok(variables)
+}
+
+fn annotations(flags: &Flags) -> Result<Vec<Annotation>> {
+    let lists = flags.annotation.iter().map(|word| values::annotation(word)).collect::<Result<Vec<_>>>()?;
+    Ok(lists.into_iter().flatten().collect())
 }
 
 fn network(text: Option<&str>) -> Result<Network> {

@@ -21,10 +21,29 @@ pub(super) fn parse(text: &str) -> Result<Output> {
     let get = |key: &str| fields.iter().rev().find(|(known, _)| known == key).map(|(_, value)| value.as_str());
     let kind = get("type").ok_or_else(|| invalid(text, "has no type").hint(TYPES))?;
     let known: &[&str] = match kind {
-        "image" | "registry" => {
-            &["type", "name", "push", "compression", "compression-level", "store", "unpack", "oci-mediatypes"]
-        }
-        "oci" => &["type", "dest", "tar", "name", "compression", "compression-level", "oci-mediatypes"],
+        "image" | "registry" => &[
+            "type",
+            "name",
+            "push",
+            "compression",
+            "compression-level",
+            "force-compression",
+            "rewrite-timestamp",
+            "store",
+            "unpack",
+            "oci-mediatypes",
+        ],
+        "oci" => &[
+            "type",
+            "dest",
+            "tar",
+            "name",
+            "compression",
+            "compression-level",
+            "force-compression",
+            "rewrite-timestamp",
+            "oci-mediatypes",
+        ],
         "docker" => &["type", "dest", "name"],
         "tar" | "local" => &["type", "dest"],
         "cacheonly" => &["type"],
@@ -36,7 +55,12 @@ pub(super) fn parse(text: &str) -> Result<Output> {
     if get("oci-mediatypes") == Some("false") {
         return Err(Error::new(Kind::Usage, "--output: oci-mediatypes=false is not built yet"));
     }
-    let compression = compression(get("compression"), get("compression-level"))?;
+    let mut compression = compression(get("compression"), get("compression-level"))?;
+    if let (true, Some(Recompress::Plain(form))) =
+        (values::boolean("force-compression", get("force-compression"))?, compression)
+    {
+        compression = Some(Recompress::All(form));
+    }
     let destination = |what: &str| match get("dest") {
         Some("-") => Ok(Destination::Stdout),
         Some(path) => Ok(Destination::Path(PathBuf::from(path))),

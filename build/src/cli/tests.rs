@@ -120,15 +120,53 @@ fn pull_caches_times_and_styles() {
 }
 
 #[test]
+fn contexts_may_be_elsewhere() {
+    let remote = |words: &str| match valid(words).context {
+        ContextArgument::Remote(remote) => remote,
+        other => panic!("{words}: {other:?}"),
+    };
+    assert!(matches!(remote("build https://example.com/x.git#v1:docs"), Remote::Git(git) if git.subdir == "docs"));
+    assert!(matches!(remote("build -t a https://example.com/x.tar"), Remote::File(_)));
+    assert!(matches!(remote("build git@example.com:a/b"), Remote::Git(_)));
+    let contexts = valid(
+        "build --build-context a=dir --build-context b=https://x/y.git --build-context c=target:s \
+                          --build-context d=oci-layout:///l --build-context e=docker-image://i .",
+    )
+    .options;
+    let names: Vec<&str> = contexts.contexts.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(contexts.graph.contexts[3].1, graph::NamedContext::Image("oci-layout:///l".to_owned()));
+    assert_eq!(contexts.graph.contexts[2].1, graph::NamedContext::Stage("s".to_owned()));
+}
+
+#[test]
+fn limits_and_platforms() {
+    let options = valid(
+        "build --platform linux/amd64,linux/arm64 --memory 1g --cpu-quota 50000 --cpu-period 50000 --cap-add SYS_PTRACE \
+         --ulimit nofile=10 --squash --check .",
+    )
+    .options;
+    let platforms: Vec<String> = options.platforms.iter().map(ToString::to_string).collect();
+    assert_eq!(platforms, ["linux/amd64", "linux/arm64"]);
+    assert_eq!((options.steps.resources.memory, options.steps.resources.cpu_quota), (Some(1 << 30), Some(100_000)));
+    assert_eq!((options.squash, options.call), (true, Some(Call::Check(Form::Text))));
+    assert_eq!(valid("build --arch arm64 .").options.graph.platform.to_string(), "linux/arm64");
+    assert_eq!(valid("build --call outline,format=json .").options.call, Some(Call::Outline(Form::Json)));
+}
+
+#[test]
 fn what_is_not_known_is_named() {
     for (words, expected) in [
-        ("build --squash .", "--squash is not built yet"),
+        ("build --policy p .", "--policy is not built yet"),
+        ("build --provenance=true .", "--provenance is not built yet"),
+        ("build --call nothing .", "--call nothing is not known"),
+        ("build --memory lots .", "--memory lots: "),
+        ("build --build-context a=ftp://b .", "`ftp://b` is not a context"),
         ("build --cache-from=x .", "--cache-from is not built yet"),
-        ("build --platform linux/amd64,linux/arm64 .", "several platforms in one build are not built yet"),
         ("build --network mynet .", "--network mynet is not built yet"),
         ("build --ssh x=/etc/passwd .", "--ssh x=/etc/passwd: key files are not built yet"),
         ("build --add-host db .", "--add-host `db` is not NAME:ADDRESS"),
-        ("build https://example.com/x.git", "a remote context (`https://example.com/x.git`) is not built yet"),
+        ("build https://example.com/x.git?colour=red", "`https://example.com/x.git?colour=red`: `colour` is not known"),
         ("build -t UPPER/x@bad .", "`UPPER/x@bad` is not an image name"),
         ("build -f - -", "standard input cannot be both the context and the Dockerfile"),
         ("build --tagg x .", "unexpected argument '--tagg' found"),

@@ -7,9 +7,13 @@ use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::Platform;
 use layerfs::reference::Reference;
 
+use run::options::{self, RunOptions};
+
+use super::flags::Flags;
 use crate::dockerfile;
+use crate::dockerfile::remote::{self, Remote};
 use crate::graph::NamedContext;
-use crate::options::Secret;
+use crate::options::{Annotation, Call, ContextFiles, Form, Level, Secret};
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -82,14 +86,42 @@ pub(super) fn pair(flag: &str, text: &str) -> Result<(String, String)> {
     }
 }
 
-/// `[TYPE:]KEY=VALUE`, where the type is the manifest.
-pub(super) fn annotation(text: &str) -> Result<(String, String)> {
+/// `[TYPE[,TYPE]:]KEY=VALUE`, where a type is `manifest` or `index`.
+pub(super) fn annotation(text: &str) -> Result<Vec<Annotation>> {
     let (key, value) = pair("annotation", text)?;
-    match key.split_once(':') {
-        None => Ok((key, value)),
-        Some(("manifest", key)) => Ok((key.to_owned(), value)),
-        Some((kind, _)) => Err(Error::new(Kind::Usage, format!("--annotation {kind}: is not built yet"))
-            .hint("annotations go to the manifest")),
+    let (kinds, key) = key.split_once(':').map_or(("manifest", key.as_str()), |(kinds, key)| (kinds, key));
+    let one = |kind: &str| {
+        let level = match kind {
+            "manifest" => Level::Manifest,
+            "index" => Level::Index,
+            _ => {
+                return Err(Error::new(Kind::Usage, format!("--annotation {kind}: is not built yet"))
+                    .hint("annotations go to the manifest or to the index"));
+            }
+        };
+        Ok(Annotation { level, key: key.to_owned(), value: value.clone() })
+    };
+    kinds.split(',').map(one).collect()
+}
+
+/// `check`, `outline`, `targets`, each with `,format=json`.
+pub(super) fn call(text: &str) -> Result<Option<Call>> {
+    let (what, rest) = text.split_once(',').unwrap_or((text, ""));
+    let form = match rest {
+        "" | "format=text" => Form::Text,
+        "format=json" => Form::Json,
+        other => {
+            return Err(Error::new(Kind::Usage, format!("--call {what}: `{other}` is not known"))
+                .hint("the one option is format=json"));
+        }
+    };
+    match what {
+        "build" | "" => Ok(None),
+        "check" | "lint" => Ok(Some(Call::Check(form))),
+        "outline" => Ok(Some(Call::Outline(form))),
+        "targets" => Ok(Some(Call::Targets(form))),
+        other => Err(Error::new(Kind::Usage, format!("--call {other} is not known"))
+            .hint("there are build, check, outline and targets")),
     }
 }
 
@@ -106,61 +138,131 @@ pub(super) fn host(text: &str) -> Result<(String, String)> {
     Ok((name.to_owned(), address.to_owned()))
 }
 
-/// The one platform that is built for.
-pub(super) fn platform(words: &[String], default: Option<String>) -> Result<Platform> {
-    let given: Vec<&str> = words.iter().flat_map(|word| word.split(',')).filter(|word| !word.is_empty()).collect();
-    match (given[..].as_ref(), default.filter(|text| !text.is_empty())) {
-        ([], None) => Ok(Platform::host()),
-        ([], Some(text)) => text.parse(),
-        (["local"], _) => Ok(Platform::host()),
-        ([one], _) => one.parse(),
-        _ => Err(Error::new(Kind::Usage, "several platforms in one build are not built yet")
-            .hint("build one after the other, under different names")),
+/// The platforms that are built for, at least one.
+pub(super) fn platforms(words: &[String], default: Option<String>) -> Result<Vec<Platform>> {
+    let default = default.filter(|text| !text.is_empty() && words.is_empty());
+    let given = words.iter().chain(&default).flat_map(|word| word.split(',')).filter(|word| !word.is_empty());
+    let mut platforms: Vec<Platform> = Vec::new();
+    for word in given {
+        let platform = match word {
+            "local" => Platform::host(),
+            word => word.parse().map_err(|error: Error| {
+                Error::new(Kind::Usage, error.to_string()).hint(error.advice().unwrap_or_default().to_owned())
+            })?,
+        };
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
     }
-    .map_err(|error: Error| match error.kind() {
-        Kind::Usage => error,
-        _ => Error::new(Kind::Usage, error.to_string()).hint(error.advice().unwrap_or_default().to_owned()),
-    })
+    if platforms.is_empty() {
+        platforms.push(Platform::host());
+    }
+    Ok(platforms)
 }
 
 /// What `--build-context NAME=…` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Named {
-    Folder(PathBuf),
+    Files(ContextFiles),
     Image(String),
+    Stage(String),
 }
 
 impl Named {
     pub(super) fn for_graph(&self) -> NamedContext {
         match self {
-            Self::Folder(_) => NamedContext::Files,
+            Self::Files(_) => NamedContext::Files,
             Self::Image(name) => NamedContext::Image(name.clone()),
+            Self::Stage(name) => NamedContext::Stage(name.clone()),
         }
     }
 
-    pub(super) fn folder(self) -> Option<PathBuf> {
+    pub(super) fn files(self) -> Option<ContextFiles> {
         match self {
-            Self::Folder(folder) => Some(folder),
-            Self::Image(_) => None,
+            Self::Files(files) => Some(files),
+            _ => None,
         }
     }
 }
 
-/// `NAME=FOLDER`, `NAME=docker-image://IMAGE`.
+/// `NAME=FOLDER`, `NAME=URL`, `NAME=docker-image://IMAGE`, `NAME=oci-layout://PATH`, `NAME=target:STAGE`.
 pub(super) fn build_context(text: &str) -> Result<(String, Named)> {
     let (name, value) =
         text.split_once('=').filter(|(name, value)| !name.is_empty() && !value.is_empty()).ok_or_else(|| {
             Error::new(Kind::Usage, format!("--build-context `{text}` is not NAME=WHERE")).hint("such as lib=../lib")
         })?;
+    if let Some(stage) = value.strip_prefix("target:") {
+        return Ok((name.to_owned(), Named::Stage(stage.to_owned())));
+    }
     let named = match value.split_once("://") {
         Some(("docker-image" | "container-image" | "docker", image)) => Named::Image(image.to_owned()),
-        Some((scheme, _)) => {
-            return Err(Error::new(Kind::Usage, format!("--build-context {name}={scheme}:// is not built yet"))
-                .hint("a folder or docker-image://NAME is"));
-        }
-        None => Named::Folder(PathBuf::from(value)),
+        Some(("oci-layout", _)) => Named::Image(value.to_owned()),
+        _ => match remote(value)? {
+            Some(remote) => Named::Files(ContextFiles::Remote(remote)),
+            None => Named::Files(ContextFiles::Folder(PathBuf::from(value))),
+        },
     };
     Ok((name.to_owned(), named))
+}
+
+/// A git repository or web address; `None` for a folder.
+pub(super) fn remote(text: &str) -> Result<Option<Remote>> {
+    let fault = |fault: dockerfile::Fault| {
+        let error = Error::new(Kind::Usage, fault.message);
+        match fault.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    };
+    match remote::parse_context(text).map_err(fault)? {
+        None if text.contains("://") => Err(Error::new(Kind::Usage, format!("`{text}` is not a context"))
+            .hint("a context is a folder, a git repository, or an address with http:// or https://")),
+        found => Ok(found),
+    }
+}
+
+/// Limits, devices and capabilities of steps.
+pub(super) fn steps(flags: &Flags) -> Result<RunOptions> {
+    let named = |flag: &str, text: &str, error: Error| {
+        let told = Error::new(Kind::Usage, format!("--{flag} {text}: {}", error.chain()));
+        match error.advice() {
+            Some(hint) => told.hint(hint.to_owned()),
+            None => told,
+        }
+    };
+    let here = Path::new("/");
+    let mut steps = RunOptions::default();
+    let resources = &mut steps.resources;
+    resources.memory =
+        flags.memory.as_deref().map(|text| options::memory(text).map_err(|e| named("memory", text, e))).transpose()?;
+    let swap = |text: &str| options::memory_swap(text).map_err(|error| named("memory-swap", text, error));
+    resources.memory_swap = flags.memory_swap.as_deref().map(swap).transpose()?;
+    resources.cpu_shares = flags.cpu_shares;
+    let period = flags.cpu_period.unwrap_or(100_000);
+    if period <= 0 {
+        return Err(Error::new(Kind::Usage, format!("--cpu-period {period} is no time")));
+    }
+    resources.cpu_quota = flags.cpu_quota.map(|quota| quota.saturating_mul(100_000) / period);
+    resources.cpuset_cpus.clone_from(&flags.cpuset_cpus);
+    steps.isolation.cap_add.clone_from(&flags.cap_add);
+    steps.isolation.cap_drop.clone_from(&flags.cap_drop);
+    for text in &flags.security_opt {
+        steps.isolation.security.push(options::security(text).map_err(|error| named("security-opt", text, error))?);
+    }
+    for text in &flags.device {
+        steps.isolation.devices.push(options::device(text).map_err(|error| named("device", text, error))?);
+    }
+    for text in &flags.ulimit {
+        steps.isolation.ulimits.push(options::ulimit(text)?);
+    }
+    for text in &flags.volume {
+        let mount = options::volume(text, here).map_err(|error| named("volume", text, error))?;
+        steps.storage.mounts.push(mount);
+    }
+    steps.storage.shm_size = flags.shm_size.as_deref().map(size).transpose()?;
+    steps.network.dns.clone_from(&flags.dns);
+    steps.network.dns_search.clone_from(&flags.dns_search);
+    Ok(steps)
 }
 
 /// `--allow`: whether steps may be insecure. The host's network needs no leave here.

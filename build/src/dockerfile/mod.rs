@@ -24,6 +24,7 @@ pub mod ast;
 pub mod expand;
 pub mod lint;
 pub mod mount;
+pub mod remote;
 pub mod source;
 
 mod directives;
@@ -41,6 +42,7 @@ mod values;
 pub use directives::detect as detect_directive;
 #[doc(hidden)]
 pub use dump::dump;
+pub(crate) use error::nearest;
 pub use error::{Fault, ParseError};
 pub use parser::{parse, parse_trigger};
 pub use path::clean;

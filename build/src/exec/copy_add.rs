@@ -19,7 +19,7 @@ use layerfs::store::Store;
 use super::placement::{Found, Placement};
 use crate::cache::Layer;
 use crate::files::{Content, Part, Selection, Tree};
-use crate::graph::{Chmod, Copy};
+use crate::graph::{Chmod, Copy, Unpack};
 use output::{Output, Style};
 
 /// The time a layer is made at.
@@ -102,7 +102,9 @@ pub(crate) fn write_folder(
 fn assemble<'a>(prepared: &Prepared<'a>, clock: Clock) -> Result<Output<'a>> {
     let Prepared { copy, tree, selection, placement, owner } = *prepared;
     let archive = |part: &Part| match &part.content {
-        Content::File(entry) if copy.unpack => archive::detect(&crate::files::real(tree, entry)),
+        Content::File(entry) if unpacks(copy.unpack, part) => {
+            archive::detect(&crate::files::real(part.tree(tree), entry))
+        }
         _ => Ok(None),
     };
     let archives = selection.parts.iter().map(archive).collect::<Result<Vec<_>>>()?;
@@ -144,6 +146,7 @@ fn assemble<'a>(prepared: &Prepared<'a>, clock: Clock) -> Result<Output<'a>> {
             true => below(&placement.path, &part.name),
             false => placement.path.clone(),
         };
+        let tree = part.tree(tree);
         match (&part.content, archive) {
             (Content::File(entry), Some(form)) => output.archive(path, output::Source::new(tree, entry, number), form),
             (Content::File(entry), None) => output.disk(path, tree, entry, number)?,
@@ -156,6 +159,14 @@ fn assemble<'a>(prepared: &Prepared<'a>, clock: Clock) -> Result<Output<'a>> {
         }
     }
     Ok(output)
+}
+
+fn unpacks(unpack: Unpack, part: &Part) -> bool {
+    match unpack {
+        Unpack::Never => false,
+        Unpack::Local => part.fetched.is_none(),
+        Unpack::Always => true,
+    }
 }
 
 fn write(store: &Store, output: &Output<'_>, view: &MergedView) -> Result<Layer> {

@@ -44,8 +44,7 @@ pub(crate) struct Runner<'a> {
     networks: Networks,
     secrets: &'a [Secret],
     agents: &'a [(String, PathBuf)],
-    shm_size: Option<u64>,
-    ulimits: &'a [run::options::Ulimit],
+    steps: &'a RunOptions,
     /// Holds an empty folder, and whatever lives as long as the build.
     scratch: TempDir,
 }
@@ -54,8 +53,7 @@ pub(crate) struct Runner<'a> {
 pub(crate) struct Settings<'a> {
     pub(crate) secrets: &'a [Secret],
     pub(crate) agents: &'a [(String, PathBuf)],
-    pub(crate) shm_size: Option<u64>,
-    pub(crate) ulimits: &'a [run::options::Ulimit],
+    pub(crate) steps: &'a RunOptions,
 }
 
 impl<'a> Runner<'a> {
@@ -70,8 +68,8 @@ impl<'a> Runner<'a> {
             std::fs::create_dir(&path).at("create", &path)?;
         }
         let networks = Networks::new(scratch.path().join("network"));
-        let Settings { secrets, agents, shm_size, ulimits } = settings;
-        Ok(Self { server, host, networks, secrets, agents, shm_size, ulimits, scratch })
+        let Settings { secrets, agents, steps } = settings;
+        Ok(Self { server, host, networks, secrets, agents, steps, scratch })
     }
 
     /// A folder with nothing in it.
@@ -133,10 +131,8 @@ pub(crate) fn run(
     let mut config = ImageConfig::scratch(&Platform::host());
     config.set_strings("Cmd", Some(&run.args));
     config.set_text("WorkingDir", &run.cwd);
-    let mut options = RunOptions::default();
+    let mut options = runner.steps.clone();
     options.isolation.privileged = run.insecure;
-    options.isolation.ulimits = runner.ulimits.to_vec();
-    options.storage.shm_size = runner.shm_size;
     options.network.hostname = (connection.namespace != NetworkNamespace::Host).then(|| network::HOSTNAME.to_owned());
     let id = layerfs::digest::Digest::of(dir.path().as_os_str().as_encoded_bytes()).hex();
     let home = user.home.clone();

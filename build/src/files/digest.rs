@@ -30,6 +30,12 @@ pub struct Owners<'a> {
 pub fn digest(tree: &Tree, selection: &Selection, owners: Owners<'_>, cache: Option<&StatCache>) -> Result<Digest> {
     let mut hasher = Hasher::new(Algorithm::Sha256);
     for part in &selection.parts {
+        // What was fetched was not there before.
+        let cache = cache.filter(|_| part.fetched.is_none());
+        let tree = part.tree(tree);
+        if part.known {
+            continue;
+        }
         match &part.content {
             // A file's name counts: it may become the name of the copy.
             Content::File(entry) => {

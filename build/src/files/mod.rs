@@ -18,7 +18,7 @@ mod walk;
 pub use digest::{Owners, digest};
 pub(crate) use digest::{digest_at, take_override, xattrs};
 pub(crate) use select::real;
-pub use select::{Content, Part, Request, Selection, select};
+pub use select::{Content, Part, Remote, Request, Selection, select};
 pub use stat_cache::StatCache;
 pub(crate) use stat_cache::state;
 pub use tree::{Node, Tree};

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use layerfs::error::{Context, Error, Kind, Result};
 
@@ -22,6 +23,19 @@ pub struct Request<'a> {
     pub parents: bool,
     /// Patterns of what is left out.
     pub exclude: &'a [String],
+    /// What was fetched for the sources that are elsewhere, in their order.
+    pub fetched: &'a [Remote],
+}
+
+/// What was fetched for a source: its files, and the path among them that is meant.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    /// The files.
+    pub tree: Arc<Tree>,
+    /// What of them.
+    pub path: String,
+    /// The caller knows what they are by a name of their own, such as a commit's; no digest is taken.
+    pub known: bool,
 }
 
 /// The files of one source. A wildcard is as many parts as it has matches.
@@ -33,6 +47,17 @@ pub struct Part {
     pub content: Content,
     /// Of a folder: when it was changed, in seconds since 1970. A folder that is made for its files gets this time.
     pub modified: Option<i64>,
+    /// Its files, where they are not the copy's.
+    pub fetched: Option<Arc<Tree>>,
+    /// No digest is taken of it: [`Remote::known`].
+    pub known: bool,
+}
+
+impl Part {
+    /// The tree of its files, which is `tree` unless it was fetched.
+    pub fn tree<'a>(&'a self, tree: &'a Tree) -> &'a Tree {
+        self.fetched.as_deref().unwrap_or(tree)
+    }
 }
 
 /// What a part is.
@@ -71,11 +96,18 @@ impl Selection {
 pub fn select(tree: &Tree, request: &Request<'_>) -> Result<Selection> {
     let exclude = Ignore::from_patterns(request.exclude.iter().map(String::as_str))?;
     let mut parts = Vec::new();
+    let mut fetched = request.fetched.iter();
     for source in request.sources {
         match source {
             Source::Inline(name, content) => {
                 let content = Content::Inline(content.clone().into());
-                parts.push(Part { name: name.clone().into_bytes(), content, modified: None });
+                parts.push(Part {
+                    name: name.clone().into_bytes(),
+                    content,
+                    modified: None,
+                    fetched: None,
+                    known: false,
+                });
             }
             Source::Path(path) if request.parents => parts.push(with_parents(tree, path, &exclude)?),
             Source::Path(path) => {
@@ -84,8 +116,12 @@ pub fn select(tree: &Tree, request: &Request<'_>) -> Result<Selection> {
                     parts.extend(part(tree, &path, node, &exclude, has_wildcard(source_text(source)))?);
                 }
             }
-            Source::Remote(url) => {
-                return Err(Error::new(Kind::Unsupported, format!("`{url}` cannot be fetched")));
+            Source::Remote(fetch) => {
+                let none = || Error::new(Kind::Unsupported, format!("`{}` was not fetched", fetch.written));
+                let Remote { tree, path, known } = fetched.next().ok_or_else(none)?;
+                let node = tree.resolve(path)?.ok_or_else(|| tree.missing(path))?;
+                let part = part(tree, path, node, &exclude, false)?;
+                parts.extend(part.map(|part| Part { fetched: Some(tree.clone()), known: *known, ..part }));
             }
         }
     }
@@ -94,7 +130,8 @@ pub fn select(tree: &Tree, request: &Request<'_>) -> Result<Selection> {
 
 fn source_text(source: &Source) -> &str {
     match source {
-        Source::Path(text) | Source::Inline(text, _) | Source::Remote(text) => text,
+        Source::Path(text) | Source::Inline(text, _) => text,
+        Source::Remote(fetch) => &fetch.written,
     }
 }
 
@@ -106,10 +143,22 @@ fn part(tree: &Tree, path: &str, node: Node, exclude: &Ignore, wildcard: bool) -
         }
         let entry = Entry::of(tree, Vec::new(), node.path.clone().into_bytes(), node.metadata)?;
         let entry = entry.ok_or_else(|| Error::new(Kind::Invalid, format!("`{path}` is a socket")))?;
-        return Ok(Some(Part { name: name.into(), content: Content::File(Box::new(entry)), modified: None }));
+        return Ok(Some(Part {
+            name: name.into(),
+            content: Content::File(Box::new(entry)),
+            modified: None,
+            fetched: None,
+            known: false,
+        }));
     }
     let below = walk(tree, &node.path, &Filter { exclude: exclude.clone(), include: None })?;
-    Ok(Some(Part { name: name.into(), content: Content::Folder(below), modified: Some(node.metadata.mtime()) }))
+    Ok(Some(Part {
+        name: name.into(),
+        content: Content::Folder(below),
+        modified: Some(node.metadata.mtime()),
+        fetched: None,
+        known: false,
+    }))
 }
 
 /// `--parents`: the path after a `/./`, or all of it, is kept.
@@ -135,7 +184,7 @@ fn with_parents(tree: &Tree, path: &str, exclude: &Ignore) -> Result<Part> {
         }
         all.extend(found);
     }
-    Ok(Part { name: Vec::new(), content: Content::Folder(all), modified: None })
+    Ok(Part { name: Vec::new(), content: Content::Folder(all), modified: None, fetched: None, known: false })
 }
 
 /// The paths that a source with wildcards stands for, sorted; itself where it has none. A wildcard that matches

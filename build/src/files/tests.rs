@@ -41,8 +41,8 @@ fn tree(dir: &tempfile::TempDir, ignore: &str) -> Tree {
 fn shown(tree: &Tree, sources: &[&str], parents: bool, exclude: &[&str]) -> Result<String, String> {
     let sources: Vec<Source> = sources.iter().map(|path| Source::Path((*path).to_owned())).collect();
     let exclude: Vec<String> = exclude.iter().map(|pattern| (*pattern).to_owned()).collect();
-    let selection =
-        select(tree, &Request { sources: &sources, parents, exclude: &exclude }).map_err(|e| e.to_string())?;
+    let selection = select(tree, &Request { sources: &sources, parents, exclude: &exclude, fetched: &[] })
+        .map_err(|e| e.to_string())?;
     let part = |part: &Part| match &part.content {
         Content::File(_) | Content::Inline(_) => String::from_utf8_lossy(&part.name).into_owned(),
         Content::Folder(entries) => {
@@ -138,7 +138,8 @@ fn digest_of(dir: &tempfile::TempDir, cache: &Path, chmod: Option<&Chmod>) -> Di
     let tree = tree(dir, "ignored");
     let stats = StatCache::open(cache, dir.path());
     let sources = [Source::Path(".".to_owned())];
-    let selection = select(&tree, &Request { sources: &sources, parents: false, exclude: &[] }).expect("selected");
+    let selection =
+        select(&tree, &Request { sources: &sources, parents: false, exclude: &[], fetched: &[] }).expect("selected");
     let digest = digest(&tree, &selection, Owners { kept: false, chmod }, Some(&stats)).expect("digested");
     stats.save().expect("saved");
     digest

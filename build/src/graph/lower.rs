@@ -1,19 +1,26 @@
 //! Instructions to steps: variables get their values, paths become absolute, settings go into the configuration.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 
 use layerfs::error::Error;
 use layerfs::oci::ImageConfig;
 
 use super::config;
 use super::env::{Variables, is_proxy};
-use super::plan::{Configs, Plan};
-use super::{Action, Chmod, Copy, Graph, Mount, Origin, Result, Run, Source, Stage, Step, Workdir, absolute, ports};
-use crate::dockerfile::ast::{self, Command, CommandLine, CopySource, Instruction, Network, Script, Security, Word};
+use super::plan::{BaseImage, Configs, Plan};
+use super::{
+    Action, Chmod, Copy, Fetch, Graph, Mount, Origin, Result, Run, Source, Stage, Step, Unpack, Workdir, absolute,
+    ports,
+};
+use crate::dockerfile::ast::{
+    self, Command, CommandLine, CopySource, Instruction, Network, Script, Security, Warning, Word,
+};
 use crate::dockerfile::expand::Lexer;
 use crate::dockerfile::mount;
+use crate::dockerfile::remote::{self, Remote};
 use crate::dockerfile::source::Span;
-use crate::dockerfile::{Fault, ParseError};
+use crate::dockerfile::{self, Fault, ParseError};
 
 /// The graph of what the target needs. `configs` must hold every image that [`Plan::reach`] names.
 ///
@@ -23,6 +30,7 @@ pub fn lower(plan: &Plan<'_>, configs: &Configs) -> Result<Graph> {
     let (order, _) = plan.reach(configs)?;
     let mut states: HashMap<usize, State> = HashMap::new();
     let mut stages = Vec::new();
+    let mut findings = Vec::new();
     for index in order {
         let stage = &plan.stages[index];
         let state = match &stage.base {
@@ -32,16 +40,27 @@ pub fn lower(plan: &Plan<'_>, configs: &Configs) -> Result<Graph> {
         };
         let triggers = plan.triggers(index, configs)?;
         let instructions: Vec<&Instruction> = triggers.iter().chain(&plan.file.stages[index].instructions).collect();
-        let mut lowering =
-            Lowering { plan, index, state, steps: Vec::new(), titles: Titles::new(plan, index, &instructions) };
+        let mut lowering = Lowering {
+            plan,
+            index,
+            state,
+            steps: Vec::new(),
+            titles: Titles::new(plan, index, &instructions),
+            unset: RefCell::default(),
+        };
+        if let Origin::Image(image) = &stage.base {
+            findings.extend(other_platform(plan, index, image, &configs[image]));
+        }
         for instruction in instructions {
             lowering.instruction(instruction)?;
+            findings.extend(lowering.undefined(instruction));
         }
-        let Lowering { state, steps, .. } = lowering;
+        let Lowering { state, steps, titles, .. } = lowering;
         stages.push(Stage {
             index,
             label: stage.label.clone(),
             base: stage.base.clone(),
+            base_title: titles.base(&stage.base),
             platform: stage.platform.clone(),
             steps,
             config: state.config.clone(),
@@ -52,8 +71,15 @@ pub fn lower(plan: &Plan<'_>, configs: &Configs) -> Result<Graph> {
         for (key, value) in &plan.options.labels {
             config::set_label(&mut target.config, key, value);
         }
+        if !plan.options.env.is_empty() || !plan.options.unset.is_empty() {
+            let mut env = Variables::parse(&target.config.strings("Env").unwrap_or_default());
+            plan.options.env.iter().for_each(|(name, value)| env.set(name, value));
+            let mut strings = env.strings();
+            strings.retain(|text| !plan.options.unset.iter().any(|name| text.split('=').next() == Some(name)));
+            target.config.set_strings("Env", Some(&strings));
+        }
     }
-    Ok(Graph { stages })
+    Ok(Graph { stages, findings })
 }
 
 /// What the instructions of a stage change as they go.
@@ -107,8 +133,17 @@ impl Titles {
         let base = usize::from(matches!(stage.base, Origin::Image(_)));
         let total = base + instructions.iter().filter(|instruction| shown(&instruction.command)).count();
         let alone = plan.stages.len() == 1 && plan.file.stages[0].name.is_none();
-        let label = if alone { String::new() } else { format!("{} ", stage.label) };
+        let platform = if plan.options.titled { format!("{} ", stage.platform) } else { String::new() };
+        let label = if alone { platform } else { format!("{platform}{} ", stage.label) };
         Self { label, next: base + 1, total }
+    }
+
+    /// The title of the base, where it is an image.
+    fn base(&self, base: &Origin) -> Option<String> {
+        match base {
+            Origin::Image(image) => Some(format!("[{}1/{}] FROM {}", self.label, self.total, image.name)),
+            _ => None,
+        }
     }
 
     fn next(&mut self, text: &str) -> String {
@@ -124,9 +159,46 @@ struct Lowering<'p, 'a> {
     state: State,
     steps: Vec<Step>,
     titles: Titles,
+    /// Variables of the instruction at hand that have no value.
+    unset: RefCell<BTreeSet<String>>,
+}
+
+/// A finding, with the comments above its instruction.
+type Finding = (Warning, Vec<String>);
+
+/// An image that is not for the platform it was asked for.
+fn other_platform(plan: &Plan<'_>, index: usize, image: &BaseImage, config: &ImageConfig) -> Option<Finding> {
+    let (stage, wanted) = (&plan.file.stages[index], &plan.stages[index].platform);
+    let own = config.platform();
+    let message = format!(
+        "Base image {} was pulled with platform \"{own}\", expected \"{wanted}\" for current build",
+        image.name
+    );
+    let warning = Warning { rule: "InvalidBaseImagePlatform", message, span: stage.from.image.span };
+    own.serves(wanted).is_none().then(|| (warning, stage.comments.clone()))
 }
 
 impl Lowering<'_, '_> {
+    /// Findings about variables that the instruction used and nobody set.
+    fn undefined(&self, instruction: &Instruction) -> Vec<Finding> {
+        let mut unset = self.unset.take();
+        for name in &self.state.arguments {
+            unset.remove(name);
+        }
+        let finding = |name: String| {
+            let mut message = format!("Usage of undefined variable '${name}'");
+            let known = self.state.env.pairs().iter().map(|(known, _)| known.as_str());
+            if let Some(near) = dockerfile::nearest(&name, known) {
+                // The suggestion comes in the case of the word; the variable has its own.
+                let own = self.state.env.pairs().iter().find(|(known, _)| known.eq_ignore_ascii_case(&near));
+                message.push_str(&format!(" (did you mean ${}?)", own.map_or(near.as_str(), |(known, _)| known)));
+            }
+            let warning = Warning { rule: "UndefinedVar", message, span: instruction.span };
+            (warning, instruction.comments.clone())
+        };
+        unset.into_iter().map(finding).collect()
+    }
+
     fn instruction(&mut self, instruction: &Instruction) -> Result<()> {
         let (action, created_by) = self.command(instruction)?;
         let title = match action {
@@ -396,25 +468,49 @@ impl Lowering<'_, '_> {
         let (mut lowered, written) = self.files("ADD", &add.sources, &add.destination, &add.chown, &add.chmod)?;
         lowered.link = add.link;
         lowered.exclude = add.exclude.iter().map(|word| word.text.clone()).collect();
-        lowered.unpack = add.unpack.unwrap_or(true);
+        lowered.unpack = match add.unpack {
+            None => Unpack::Local,
+            Some(true) => Unpack::Always,
+            Some(false) => Unpack::Never,
+        };
+        let checksum = add.checksum.as_ref().map(|word| self.expand(word)).transpose()?;
         for (source, written) in lowered.sources.iter_mut().zip(&add.sources) {
             let (Source::Path(path), CopySource::Path(word)) = (&source, written) else { continue };
-            if is_remote(path) {
-                let fault = Fault::new(format!("ADD of the URL `{path}` is not built yet"))
-                    .hint("fetch it in a RUN step, or into the context before the build");
-                return Err(self.at(fault, word.span));
+            let Some(mut remote) = remote::parse(path).map_err(|fault| self.at(fault, word.span))? else { continue };
+            match (&mut remote, add.keep_git_dir) {
+                (Remote::Git(git), Some(keep)) => {
+                    if git.keep_git_dir.is_some_and(|said| said != keep) {
+                        return Err(
+                            self.at(Fault::new("--keep-git-dir and the address contradict one another"), word.span)
+                        );
+                    }
+                    git.keep_git_dir = Some(keep);
+                }
+                (Remote::File(_), Some(true)) => {
+                    return Err(self.at(Fault::new("--keep-git-dir is for git repositories only"), word.span));
+                }
+                _ => {}
             }
+            let fetch = Fetch { remote, written: path.clone(), checksum: checksum.clone() };
+            *source = Source::Remote(Box::new(fetch));
         }
-        for (flag, place) in [
-            ("checksum", add.checksum.as_ref().map(|word| word.span)),
-            ("keep-git-dir", add.keep_git_dir.map(|_| add.destination.span)),
-        ] {
-            if let Some(span) = place {
-                let fault = Fault::new(format!("ADD --{flag} is only for URLs, which are not built yet"));
-                return Err(self.at(fault, span));
-            }
+        let fetched = lowered.sources.iter().filter(|source| matches!(source, Source::Remote(_))).count();
+        if let Some(word) = &add.checksum {
+            let fault = match (fetched, lowered.sources.len()) {
+                (0, _) => Fault::new("--checksum is for files on the web and git repositories only"),
+                (_, 2..) => {
+                    Fault::new("--checksum is of one source, and there are several").hint("write one ADD for each")
+                }
+                _ if checksum.as_deref().is_some_and(str::is_empty) => Fault::new("--checksum is empty"),
+                _ => return self.added(lowered, &written),
+            };
+            return Err(self.at(fault, word.span));
         }
-        let history = copy_history(&lowered, &written, "");
+        self.added(lowered, &written)
+    }
+
+    fn added(&self, lowered: Copy, written: &Written) -> Result<(Action, String)> {
+        let history = copy_history(&lowered, written, "");
         Ok((Action::Copy(Box::new(lowered)), history))
     }
 
@@ -472,7 +568,7 @@ impl Lowering<'_, '_> {
             link: false,
             parents: false,
             exclude: Vec::new(),
-            unpack: false,
+            unpack: Unpack::Never,
             instruction,
         };
         Ok((copy, written))
@@ -484,7 +580,10 @@ impl Lowering<'_, '_> {
 
     fn expand(&self, word: &Word) -> Result<String> {
         let lookup = |name: &str| self.state.env.get(name).map(str::to_owned);
-        self.plan.lexer.word(&word.text, &lookup).map_err(|fault| self.at(fault, word.span))
+        let expanded =
+            self.plan.lexer.word_with_names(&word.text, &lookup).map_err(|fault| self.at(fault, word.span))?;
+        self.unset.borrow_mut().extend(expanded.unset);
+        Ok(expanded.text)
     }
 
     fn at(&self, fault: Fault, span: Span) -> Error {
@@ -499,12 +598,6 @@ fn with_hint(error: &Error) -> Fault {
         Some(hint) => fault.hint(hint),
         None => fault,
     }
-}
-
-/// Git repositories and web addresses, as `ADD` tells them from paths.
-fn is_remote(path: &str) -> bool {
-    let schemes = ["http://", "https://", "git://", "ssh://", "git@"];
-    schemes.iter().any(|scheme| path.starts_with(scheme))
 }
 
 /// What of a copy the history shows as the Dockerfile has it, variables replaced.
@@ -526,7 +619,8 @@ fn copy_history(copy: &Copy, written: &Written, from: &str) -> String {
     }
     for source in &copy.sources {
         match source {
-            Source::Path(path) | Source::Remote(path) => text.push_str(path),
+            Source::Path(path) => text.push_str(path),
+            Source::Remote(fetch) => text.push_str(&fetch.written),
             Source::Inline(name, _) => text.push_str(&format!("<<{name}")),
         }
         text.push(' ');

@@ -19,8 +19,9 @@ mod ports;
 use layerfs::error::Error;
 use layerfs::oci::{ImageConfig, Platform};
 
-use crate::dockerfile::ast;
+use crate::dockerfile::ast::{self, Warning};
 use crate::dockerfile::mount::{CacheMount, SecretMount, SshMount, TmpfsMount};
+use crate::dockerfile::remote::Remote;
 use crate::dockerfile::source::Span;
 
 pub use env::Variables;
@@ -49,6 +50,12 @@ pub struct Options {
     pub hosts: Vec<(String, String)>,
     /// `--allow security.insecure`.
     pub allow_insecure: bool,
+    /// `--env`: variables of the image.
+    pub env: Vec<(String, String)>,
+    /// `--unsetenv`: variables that the image does not have.
+    pub unset: Vec<String>,
+    /// Titles of steps name the platform: there are several.
+    pub titled: bool,
 }
 
 impl Options {
@@ -64,6 +71,9 @@ impl Options {
             network: ast::Network::Default,
             hosts: Vec::new(),
             allow_insecure: false,
+            env: Vec::new(),
+            unset: Vec::new(),
+            titled: false,
         }
     }
 }
@@ -88,6 +98,20 @@ pub enum Origin {
 pub struct Graph {
     /// The stages that the target needs, itself last.
     pub stages: Vec<Stage>,
+    /// What should be written otherwise and shows only with values and base images, each with the comments above it.
+    pub findings: Vec<(Warning, Vec<String>)>,
+}
+
+/// The image that the target stands on in the end, if it is one.
+pub(crate) fn base_image(graph: &Graph) -> Option<&BaseImage> {
+    let mut stage = graph.target();
+    loop {
+        match &stage.base {
+            Origin::Image(image) => return Some(image),
+            Origin::Stage(index) => stage = graph.stages.iter().find(|stage| stage.index == *index)?,
+            _ => return None,
+        }
+    }
 }
 
 impl Graph {
@@ -106,6 +130,8 @@ pub struct Stage {
     pub label: String,
     /// What it starts from.
     pub base: Origin,
+    /// What progress shows for an image that it starts from: `[builder 1/4] FROM debian`.
+    pub base_title: Option<String>,
     /// What it runs on.
     pub platform: Platform,
     /// Its steps.
@@ -213,8 +239,8 @@ pub struct Copy {
     pub parents: bool,
     /// `--exclude`.
     pub exclude: Vec<String>,
-    /// Archives are unpacked.
-    pub unpack: bool,
+    /// Which archives are unpacked.
+    pub unpack: Unpack,
     /// The instruction's name, for messages.
     pub instruction: &'static str,
 }
@@ -226,8 +252,30 @@ pub enum Source {
     Path(String),
     /// A file of the Dockerfile: name and content.
     Inline(String, String),
-    /// A URL of a file or of a git repository.
-    Remote(String),
+    /// A file on the web or a git repository.
+    Remote(Box<Fetch>),
+}
+
+/// Something to fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// What.
+    pub remote: Remote,
+    /// The same as the Dockerfile has it, variables replaced.
+    pub written: String,
+    /// `--checksum`.
+    pub checksum: Option<String>,
+}
+
+/// Which archives among its sources a copy unpacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpack {
+    /// None.
+    Never,
+    /// Those that were not fetched.
+    Local,
+    /// All.
+    Always,
 }
 
 /// A folder to make.

@@ -27,8 +27,10 @@ pub struct BaseImage {
 pub enum NamedContext {
     /// Files.
     Files,
-    /// `docker-image://NAME`.
+    /// `docker-image://NAME`, or `oci-layout://PATH`.
     Image(String),
+    /// `target:NAME`: a stage of the Dockerfile.
+    Stage(String),
 }
 
 /// The stages and their bases: what can be known before any base image is.
@@ -153,8 +155,13 @@ impl Plan<'_> {
         let same = |known: &str| {
             known.eq_ignore_ascii_case(name) || (reference(known).is_some() && reference(known) == reference(name))
         };
-        let (known, kind) = self.options.contexts.iter().rev().find(|(known, _)| same(known))?;
+        // One that is for a platform only goes before those for all.
+        let contexts = || self.options.contexts.iter().rev();
+        let own = format!("::{platform}");
+        let special = contexts().find(|(known, _)| known.strip_suffix(&own).is_some_and(&same));
+        let (known, kind) = special.or_else(|| contexts().find(|(known, _)| same(known)))?;
         Some(match kind {
+            NamedContext::Stage(name) => Origin::Stage(self.stage_named(name, self.file.stages.len())?),
             NamedContext::Files => Origin::Named(known.clone()),
             NamedContext::Image(name) => image(name, platform),
         })

@@ -221,7 +221,11 @@ fn mounts_become_absolute() {
 #[test]
 fn what_is_not_built_is_named_with_its_place() {
     for (text, expected) in [
-        ("FROM a\nADD https://x/y /z", "Dockerfile:2:5: ADD of the URL `https://x/y` is not built yet"),
+        ("FROM a\nADD --checksum=sha256:0 x /z", "--checksum is for files on the web and git repositories only"),
+        (
+            "FROM a\nADD --keep-git-dir=true https://x/y /z",
+            "Dockerfile:2:25: --keep-git-dir is for git repositories only",
+        ),
         ("FROM a\nRUN --security=insecure x", "Dockerfile:2:1: RUN --security=insecure was not allowed"),
         ("FROM a\nEXPOSE 99999", "Dockerfile:2:8: `99999` is not a port"),
         ("FROM a\nCOPY --chmod=9 a b", "Dockerfile:2:14: `9` is not a file mode"),

@@ -7,7 +7,7 @@ use serde_json::Map;
 
 use crate::cache::{KeyBuilder, Outcome};
 use crate::graph::Graph;
-use crate::options::BuildOptions;
+use crate::options::{BuildOptions, Level};
 use crate::schedule::{Engine, StageResult};
 use crate::time::rfc3339;
 
@@ -40,12 +40,15 @@ pub(crate) fn assemble(
         config.push_layer(outcome.as_ref().and_then(|outcome| outcome.layer).map(|layer| layer.diff_id), history);
     }
     config.document_mut().insert("created".to_owned(), created.into());
+    if options.omit_history {
+        config.document_mut().shift_remove("history");
+    }
     let (config_descriptor, bytes) = config.to_blob();
     engine.store.put_blob(&bytes)?;
     let layers = result.stack.blobs().into_iter().map(as_oci).collect();
     let mut manifest = Manifest::new(config_descriptor.clone(), layers);
-    for (key, value) in &options.annotations {
-        manifest.annotations.insert(key.clone(), value.as_str().into());
+    for annotation in options.annotations.iter().filter(|one| one.level == Level::Manifest) {
+        manifest.annotations.insert(annotation.key.clone(), annotation.value.as_str().into());
     }
     let bytes = manifest.to_bytes();
     engine.store.put_blob(&bytes)?;

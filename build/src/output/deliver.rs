@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 
 use copy::{Location, Place, Selector};
 use layerfs::archive::{DiffOptions, diff};
+use layerfs::digest::Digest;
 use layerfs::error::{Context, Error, Kind, Result};
-use layerfs::oci::Descriptor;
+use layerfs::oci::{Descriptor, Index, media_type};
 use layerfs::reference::Reference;
 use serde_json::json;
 
-use super::{Assembled, Destination, Output, local};
-use crate::engine::Built;
+use super::{Destination, Output, local};
+use crate::engine::{Built, Made};
 use crate::files::Tree;
-use crate::options::BuildOptions;
+use crate::options::{BuildOptions, Level};
 use crate::progress::{End, Reporter, StepId};
 use crate::schedule::{Engine, StageResult};
 
@@ -22,18 +23,20 @@ use crate::schedule::{Engine, StageResult};
 ///
 /// # Errors
 /// A place cannot be written.
-pub(crate) fn deliver(
-    engine: &Engine<'_>,
-    image: &Assembled,
-    result: &StageResult,
-    options: &BuildOptions,
-) -> Result<Built> {
+pub(crate) fn deliver(engine: &Engine<'_>, made: &[Made], options: &BuildOptions) -> Result<Built> {
+    let (id, manifest) = match made {
+        [one] => (one.image.id, one.image.manifest.clone()),
+        several => {
+            let index = index(engine, several, options)?;
+            (index.digest, index)
+        }
+    };
     let outputs = match &options.outputs[..] {
         [] => vec![Output::Image { names: Vec::new(), push: false, compression: None }],
         given => given.to_vec(),
     };
-    let mut built = Built { id: image.id, manifest: image.manifest.clone(), pushed: Vec::new() };
-    let delivery = Delivery { engine, image, result, options };
+    let mut built = Built { id, manifest: manifest.clone(), pushed: Vec::new(), warnings: String::new() };
+    let delivery = Delivery { engine, id, manifest, made, options };
     for output in &outputs {
         let id = engine.progress.start(&title(output));
         match delivery.one(output, id) {
@@ -52,7 +55,7 @@ pub(crate) fn deliver(
         fs::write(path, built.id.to_string()).at("write", path)?;
     }
     if let Some(path) = &options.metadata_file {
-        fs::write(path, metadata(&built, options)).at("write", path)?;
+        fs::write(path, metadata(&built, made.len() == 1, options)).at("write", path)?;
     }
     Ok(built)
 }
@@ -70,12 +73,14 @@ fn title(output: &Output) -> String {
 }
 
 /// BuildKit's names for what a build yields.
-fn metadata(built: &Built, options: &BuildOptions) -> String {
+fn metadata(built: &Built, single: bool, options: &BuildOptions) -> String {
     let mut value = json!({
-        "containerimage.config.digest": built.id.to_string(),
         "containerimage.descriptor": built.manifest,
         "containerimage.digest": built.manifest.digest.to_string(),
     });
+    if single {
+        value["containerimage.config.digest"] = built.id.to_string().into();
+    }
     if !options.tags.is_empty() {
         let names: Vec<String> = options.tags.iter().map(ToString::to_string).collect();
         value["image.name"] = names.join(",").into();
@@ -88,8 +93,9 @@ fn metadata(built: &Built, options: &BuildOptions) -> String {
 
 struct Delivery<'a> {
     engine: &'a Engine<'a>,
-    image: &'a Assembled,
-    result: &'a StageResult,
+    id: Digest,
+    manifest: Descriptor,
+    made: &'a [Made],
     options: &'a BuildOptions,
 }
 
@@ -110,7 +116,7 @@ impl Delivery<'_> {
             }
             Output::Docker { destination } => self.archive(destination, None, Location::DockerArchive, step)?,
             Output::Tar { destination } => self.tar(destination)?,
-            Output::Local { folder } => local::export(&self.tree()?, folder)?,
+            Output::Local { folder } => self.local(folder)?,
             Output::CacheOnly => {}
         }
         Ok(Vec::new())
@@ -120,12 +126,12 @@ impl Delivery<'_> {
     fn name(&self, names: &[Reference], step: StepId) -> Result<()> {
         let store = self.engine.store;
         let log = |text: String| self.engine.progress.log(step, crate::progress::Stream::Out, text.as_bytes());
-        log(format!("writing image {}\n", self.image.id));
+        log(format!("writing image {}\n", self.id));
         if names.is_empty() {
-            return store.tag(&untagged(&self.image.manifest)?, &self.image.manifest);
+            return store.tag(&untagged(&self.manifest)?, &self.manifest);
         }
         for name in names {
-            store.tag(name, &self.image.manifest)?;
+            store.tag(name, &self.manifest)?;
             log(format!("naming to {name}\n"));
         }
         Ok(())
@@ -144,7 +150,7 @@ impl Delivery<'_> {
         let reporter = Reporter::new(self.engine.progress, step);
         let mut pushed = Vec::new();
         for name in names {
-            let done = copy::push(self.engine.store, &self.image.manifest, name, &options, &reporter)?;
+            let done = copy::push(self.engine.store, &self.manifest, name, &options, &reporter)?;
             let text = format!("pushed {name}@{}\n", done.root.digest);
             self.engine.progress.log(step, crate::progress::Stream::Out, text.as_bytes());
             pushed.push((name.to_string(), done.root));
@@ -169,9 +175,9 @@ impl Delivery<'_> {
         let image = name.map_or(Selector::Only, |name| Selector::Named(name.to_string()));
         let options = copy::Options { recompress: compression, ..self.options.registry.clone() };
         // `copy` finds an image of the store by its name; this one may have none.
-        let own = untagged(&self.image.manifest)?;
+        let own = untagged(&self.manifest)?;
         let tagged = store.resolve(&own)?.is_some();
-        store.tag(&own, &self.image.manifest)?;
+        store.tag(&own, &self.manifest)?;
         let source = Location::Store(own.to_string());
         let reporter = Reporter::new(self.engine.progress, step);
         let place = location(Place { path: path.clone(), image });
@@ -188,8 +194,23 @@ impl Delivery<'_> {
         Ok(())
     }
 
+    /// The files in a folder; of several platforms in a folder for each.
+    fn local(&self, folder: &Path) -> Result<()> {
+        if let [one] = self.made {
+            return local::export(&self.tree(&one.result)?, folder);
+        }
+        self.made.iter().try_for_each(|made| {
+            let name = made.platform.to_string().replace('/', "_");
+            local::export(&self.tree(&made.result)?, &folder.join(name))
+        })
+    }
+
     fn tar(&self, destination: &Destination) -> Result<()> {
-        let tree = self.tree()?;
+        let [one] = self.made else {
+            return Err(Error::new(Kind::Unsupported, "a tar archive holds the files of one platform")
+                .hint("name one with --platform, or use -o type=local or type=oci"));
+        };
+        let tree = self.tree(&one.result)?;
         let options = DiffOptions { clamp_mtime: self.engine.clock.clamp, ..DiffOptions::default() };
         let root = tree.root().to_owned();
         match destination {
@@ -200,8 +221,8 @@ impl Delivery<'_> {
     }
 
     /// The image's files.
-    fn tree(&self) -> Result<Tree> {
-        let lowers = self.result.stack.lowers(self.engine.store)?;
+    fn tree(&self, result: &StageResult) -> Result<Tree> {
+        let lowers = result.stack.lowers(self.engine.store)?;
         if lowers.dirs.is_empty() {
             let nothing = self.engine.runner.empty_folder();
             return Ok(Tree::new("the image", nothing, crate::ignore::Ignore::default()));
@@ -214,6 +235,18 @@ impl Delivery<'_> {
         };
         Ok(Tree::of_mount("the image", layerfs::mount::mount_layers(&plan)?))
     }
+}
+
+/// The index of several platforms' manifests.
+fn index(engine: &Engine<'_>, made: &[Made], options: &BuildOptions) -> Result<Descriptor> {
+    let one = |made: &Made| Descriptor { platform: Some(made.platform.clone()), ..made.image.manifest.clone() };
+    let mut index = Index::new(made.iter().map(one).collect());
+    for annotation in options.annotations.iter().filter(|one| one.level == Level::Index) {
+        index.annotations.insert(annotation.key.clone(), annotation.value.as_str().into());
+    }
+    let bytes = index.to_bytes();
+    engine.store.put_blob(&bytes)?;
+    Ok(Descriptor::of(media_type::OCI_INDEX, &bytes))
 }
 
 /// The name of an image that was given none.

@@ -20,7 +20,7 @@ use crate::graph::Source;
 pub(super) fn export(tree: &Tree, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).at("create", folder)?;
     let sources = [Source::Path("/".to_owned())];
-    let selection = files::select(tree, &Request { sources: &sources, parents: false, exclude: &[] })?;
+    let selection = files::select(tree, &Request { sources: &sources, parents: false, exclude: &[], fetched: &[] })?;
     let mut folders = Vec::new();
     for part in &selection.parts {
         let files::Content::Folder(entries) = &part.content else { continue };

@@ -3,6 +3,7 @@
 mod assemble;
 mod deliver;
 mod local;
+mod squash;
 
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use layerfs::reference::Reference;
 
 pub(crate) use assemble::{Assembled, assemble};
 pub(crate) use deliver::deliver;
+pub(crate) use squash::squash;
 
 /// A place for the result.
 #[derive(Clone, Debug, PartialEq)]

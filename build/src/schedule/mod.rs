@@ -23,6 +23,7 @@ use crate::cache::{Key, Outcome, Records};
 use crate::dockerfile::source::Source;
 use crate::exec::copy_add::Clock;
 use crate::exec::run_step::Runner;
+use crate::fetch::Fetcher;
 use crate::files::{StatCache, Tree};
 use crate::graph::{BaseImage, Graph, Origin};
 use crate::options::NoCache;
@@ -50,6 +51,7 @@ pub(crate) struct Engine<'a> {
     pub(crate) contexts: HashMap<Option<String>, Context>,
     pub(crate) images: HashMap<BaseImage, Image>,
     pub(crate) runner: Runner<'a>,
+    pub(crate) fetcher: Fetcher<'a>,
     pub(crate) clock: Clock,
     /// Who unites layers.
     pub(crate) backend: layerfs::mount::Backend,

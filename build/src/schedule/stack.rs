@@ -24,6 +24,12 @@ impl Stack {
         self.0.push((Descriptor::new(media_type::OCI_LAYER, layer.diff_id.0, layer.size), layer.diff_id));
     }
 
+    /// Puts one layer in the place of all above the lowest `below`.
+    pub(crate) fn replace_above(&mut self, below: usize, layer: Layer) {
+        self.0.truncate(below);
+        self.push(layer);
+    }
+
     /// What the stack contains, as one digest; `None` for nothing.
     pub(crate) fn chain(&self) -> Option<ChainId> {
         ChainId::of(&self.diff_ids())

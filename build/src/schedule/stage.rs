@@ -1,6 +1,7 @@
 //! One stage: its steps in order, each looked up, and done where it was not done before.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use layerfs::error::{Error, Kind, Result};
 use layerfs::layer::MergedView;
@@ -9,12 +10,13 @@ use super::once::{Promise, Turn};
 use super::{Engine, Origins, Stack, StageResult};
 use crate::cache::{Key, KeyBuilder, Outcome};
 use crate::dockerfile::ParseError;
+use crate::dockerfile::remote::Remote;
 use crate::exec::copy_add::{self, Prepared};
 use crate::exec::placement::{self, Found, Placement};
 use crate::exec::{identity, run_step};
 use crate::files::{self, Owners, Request, Selection, Tree};
-use crate::graph::{Action, Copy, Origin, Run, Stage, Step, Workdir};
-use crate::progress::{End, StepId};
+use crate::graph::{Action, Copy, Fetch, Origin, Run, Source, Stage, Step, Workdir};
+use crate::progress::{End, StepId, Stream};
 use crate::time::rfc3339;
 
 /// Builds one stage.
@@ -31,8 +33,8 @@ pub(super) fn build(
         }
         base => (origins.stack(base)?.unwrap_or_default(), Vec::new()),
     };
-    if let Origin::Image(image) = &stage.base {
-        base(engine, stage, &image.name, &stack)?;
+    if let Some(title) = &stage.base_title {
+        base(engine, title, &stack)?;
     }
     for step in &stage.steps {
         engine.cancel.check()?;
@@ -61,16 +63,8 @@ pub(super) fn build(
 }
 
 /// Shows the base image as the stage's first step, and unpacks it.
-fn base(engine: &Engine<'_>, stage: &Stage, name: &str, stack: &Stack) -> Result<()> {
-    let total = 1 + stage.steps.iter().filter(|step| step.title.is_some()).count();
-    // A stage alone in its Dockerfile has no label in its steps' titles.
-    let labelled = stage
-        .steps
-        .iter()
-        .filter_map(|step| step.title.as_deref())
-        .all(|t| t.starts_with(&format!("[{} ", stage.label)));
-    let label = if labelled { format!("{} ", stage.label) } else { String::new() };
-    let id = engine.progress.start(&format!("[{label}1/{total}] FROM {name}"));
+fn base(engine: &Engine<'_>, title: &str, stack: &Stack) -> Result<()> {
+    let id = engine.progress.start(title);
     let there = stack.is_unpacked(engine.store)?;
     let unpacked = stack.lowers(engine.store);
     let end = match &unpacked {
@@ -166,7 +160,10 @@ impl Worker<'_> {
 
     fn copy(&self, copy: &Copy) -> Result<Ended> {
         let engine = self.engine;
-        let request = Request { sources: &copy.sources, parents: copy.parents, exclude: &copy.exclude };
+        let fetched = self.fetch(copy)?;
+        let remotes: Vec<files::Remote> = fetched.iter().map(|(_, remote)| remote.clone()).collect();
+        let request =
+            Request { sources: &copy.sources, parents: copy.parents, exclude: &copy.exclude, fetched: &remotes };
         let owners = Owners { kept: copy.chown.is_none(), chmod: copy.chmod.as_ref() };
         let view = self.origins.view(self.stack)?;
         let placement = placement::resolve(&view, &copy.destination, !copy.link)?;
@@ -200,8 +197,14 @@ impl Worker<'_> {
             _ => {
                 // The files of layers never change, so what was digested once is known.
                 let known = Self::tree_key(&stack, copy, &request);
-                match engine.records.tree_digest(&known) {
+                match engine.records.tree_digest(&known).filter(|_| remotes.is_empty()) {
                     Some(digest) => digest,
+                    None if !remotes.is_empty() => {
+                        let (tree, selection) = open()?;
+                        let digest = files::digest(&tree, &selection, Owners { kept: false, ..owners }, None)?;
+                        mounted = Some((tree, selection));
+                        digest
+                    }
                     None => {
                         let (tree, selection) = open()?;
                         let digest = files::digest(&tree, &selection, owners, None)?;
@@ -216,7 +219,8 @@ impl Worker<'_> {
             .with("files", digest.to_string())
             .with("owner", format!("{owner:?}"))
             .with("mode", format!("{:?}", copy.chmod))
-            .with("unpack", format!("{}", copy.unpack))
+            .with("unpack", format!("{:?}", copy.unpack))
+            .with_all("fetched", fetched.iter().map(|(identity, _)| identity))
             .with("folder", format!("{}", copy.destination.ends_with('/') || copy.parents));
         key = placement.describe(key);
         if placement.found == Found::Folder && meets_others(&view, &placement, selected.as_ref())? {
@@ -237,6 +241,28 @@ impl Worker<'_> {
             let prepared = Prepared { copy, tree, selection, placement: &placement, owner };
             copy_add::write_copy(engine.store, &prepared, &view, engine.clock)
         })
+    }
+
+    /// Fetches the sources that are elsewhere; what identifies each, and its files.
+    fn fetch(&self, copy: &Copy) -> Result<Vec<(String, files::Remote)>> {
+        let log = |text: &str| self.engine.progress.log(self.id, Stream::Out, text.as_bytes());
+        let one = |fetch: &Fetch| -> Result<(String, files::Remote)> {
+            let fetched = self.engine.fetcher.get(&fetch.remote, fetch.checksum.as_deref(), &log)?;
+            let (tree, path) = fetched.tree(&fetch.written);
+            // A file's time is part of what is copied. A commit says what its files are; what git keeps beside them
+            // (`--keep-git-dir`) is not the same twice.
+            let (identity, known) = match &fetch.remote {
+                Remote::File(_) => (fetched.identity.clone(), false),
+                Remote::Git(git) => (format!("{} {git:?} {:?}", fetched.identity, copy.exclude), true),
+            };
+            let path = path.to_owned();
+            Ok((identity, files::Remote { tree: Arc::new(tree), path, known }))
+        };
+        let remote = |source: &_| match source {
+            Source::Remote(fetch) => Some(one(fetch)),
+            _ => None,
+        };
+        copy.sources.iter().filter_map(remote).collect()
     }
 
     fn tree_key(stack: &Stack, copy: &Copy, request: &Request<'_>) -> Key {

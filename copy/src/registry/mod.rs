@@ -15,6 +15,7 @@ mod reactor;
 mod retry;
 mod tls;
 mod upload;
+pub(crate) mod web;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

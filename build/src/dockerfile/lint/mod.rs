@@ -45,6 +45,16 @@ pub fn check(file: &Dockerfile, options: &Check, ignore: Option<&Ignore>) -> Vec
     found
 }
 
+/// Of findings made elsewhere those of rules that are to be run; each comes with the comments above its instruction.
+pub fn select(options: &Check, findings: &[(Warning, Vec<String>)]) -> Vec<Warning> {
+    let mut selected = Findings { options, local: Check::default(), found: Vec::new() };
+    for (warning, comments) in findings {
+        selected.enter(comments);
+        selected.add(warning.rule, warning.span, warning.message.clone());
+    }
+    selected.found
+}
+
 /// Gathers findings of the rules that are to be run.
 struct Findings<'a> {
     options: &'a Check,

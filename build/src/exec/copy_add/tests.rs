@@ -9,7 +9,7 @@ use layerfs::archive::read::{EntryKind, TarReader};
 use super::*;
 use crate::exec::placement;
 use crate::files::{self, Request};
-use crate::graph::{Origin, Source};
+use crate::graph::{Origin, Source, Unpack};
 use crate::ignore::Ignore;
 
 /// A folder with files of these paths, each with its path as content; `path/` is a folder, `path->target` a symlink.
@@ -52,7 +52,7 @@ impl<'a> Case<'a> {
             link: false,
             parents: self.parents,
             exclude: Vec::new(),
-            unpack: self.unpack,
+            unpack: if self.unpack { Unpack::Local } else { Unpack::Never },
             instruction: "COPY",
         }
     }
@@ -66,8 +66,10 @@ fn layer(context: &Path, below: &Path, case: &Case<'_>) -> Result<String> {
     let tree = Tree::new("the build context", context.to_owned(), Ignore::default());
     let view = MergedView::new(&[below.to_owned()]);
     let copy = case.copy();
-    let selection =
-        files::select(&tree, &Request { sources: &copy.sources, parents: copy.parents, exclude: &copy.exclude })?;
+    let selection = files::select(
+        &tree,
+        &Request { sources: &copy.sources, parents: copy.parents, exclude: &copy.exclude, fetched: &[] },
+    )?;
     let placement = placement::resolve(&view, case.destination, true)?;
     let prepared =
         Prepared { copy: &copy, tree: &tree, selection: &selection, placement: &placement, owner: case.chown };
@@ -229,7 +231,8 @@ fn a_layer_is_the_same_bytes_each_time() {
         let view = MergedView::new(&[]);
         let sources = vec![Source::Path(".".to_owned())];
         let selection =
-            files::select(&tree, &Request { sources: &sources, parents: false, exclude: &[] }).expect("selected");
+            files::select(&tree, &Request { sources: &sources, parents: false, exclude: &[], fetched: &[] })
+                .expect("selected");
         let placement = placement::resolve(&view, "/x/", true).expect("placed");
         let copy = Copy {
             sources: sources.clone(),
@@ -240,7 +243,7 @@ fn a_layer_is_the_same_bytes_each_time() {
             link: false,
             parents: false,
             exclude: Vec::new(),
-            unpack: false,
+            unpack: Unpack::Never,
             instruction: "COPY",
         };
         let prepared = Prepared { copy: &copy, tree: &tree, selection: &selection, placement: &placement, owner: None };
@@ -266,7 +269,8 @@ fn what_changes_while_it_is_read_is_never_kept() {
         let case = Case::new(&[], "/new");
         let copy = Copy { sources: vec![Source::Path(name.to_owned())], ..case.copy() };
         let selection =
-            files::select(&tree, &Request { sources: &copy.sources, parents: false, exclude: &[] }).expect("a file");
+            files::select(&tree, &Request { sources: &copy.sources, parents: false, exclude: &[], fetched: &[] })
+                .expect("a file");
         // The size stays, and so may the time: an editor with a slow clock.
         let path = context.path().join(name);
         let before = fs::metadata(&path).expect("there").modified().expect("a time");

@@ -22,7 +22,7 @@ use crate::dockerfile::mount::{CacheMount, Permissions, SecretMount, Sharing, Ss
 use crate::exec::copy_add::{Prepared, write_copy};
 use crate::exec::placement;
 use crate::files::{self, Owners, Request, Tree};
-use crate::graph::{Copy, Mount, Origin, Run, Source};
+use crate::graph::{Copy, Mount, Origin, Run, Source, Unpack};
 use crate::ignore::Ignore;
 use crate::schedule::{Engine, Origins, Stack};
 
@@ -157,10 +157,10 @@ fn context_layer(engine: &Engine<'_>, origins: &Origins<'_>, origin: &Origin, so
         link: false,
         parents: true,
         exclude: Vec::new(),
-        unpack: false,
+        unpack: Unpack::Never,
         instruction: "RUN --mount",
     };
-    let request = Request { sources: &copy.sources, parents: true, exclude: &[] };
+    let request = Request { sources: &copy.sources, parents: true, exclude: &[], fetched: &[] };
     let selection = files::select(&context.tree, &request)?;
     let view = MergedView::new(&[]);
     let placement = placement::resolve(&view, "/", true)?;
@@ -285,7 +285,8 @@ fn fill(
             None => &origins.context(origin)?.tree,
         };
         let sources = [Source::Path(if options.source.is_empty() { "/".to_owned() } else { options.source.clone() })];
-        let selection = files::select(tree, &Request { sources: &sources, parents: false, exclude: &[] })?;
+        let selection =
+            files::select(tree, &Request { sources: &sources, parents: false, exclude: &[], fetched: &[] })?;
         let copy = Copy {
             sources: sources.to_vec(),
             origin: origin.clone(),
@@ -295,7 +296,7 @@ fn fill(
             link: false,
             parents: false,
             exclude: Vec::new(),
-            unpack: false,
+            unpack: Unpack::Never,
             instruction: "RUN --mount",
         };
         let view = MergedView::new(&[]);
