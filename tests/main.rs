@@ -11,8 +11,8 @@ mod corpus;
 mod crash;
 mod crowd;
 mod damage;
-mod end_to_end;
 mod elsewhere;
+mod end_to_end;
 mod engines;
 #[cfg(target_arch = "x86_64")]
 mod faults;
@@ -26,6 +26,7 @@ mod rootless;
 mod run_verbs;
 mod runtime_escapes;
 mod runtime_spec;
+mod shared_cache;
 mod store;
 mod tidy;
 mod vm;

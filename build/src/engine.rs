@@ -4,7 +4,7 @@ mod inputs;
 mod inspect;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use layerfs::digest::Digest;
 use layerfs::error::{Error, Kind, Result};
@@ -13,7 +13,7 @@ use layerfs::store::{Image, Store};
 use run::spec::HostFacts;
 use run::step::Server;
 
-use crate::cache::Records;
+use crate::cache::{self, Records, Shared};
 use crate::dockerfile::ast::{Dockerfile, Warning};
 use crate::dockerfile::{ParseError, lint};
 use crate::exec::copy_add::Clock;
@@ -121,6 +121,8 @@ pub fn build(
     let engine = Engine {
         store,
         records: Records::open(store)?,
+        shared: Shared::open(store, &options.cache_from, &options.registry, progress)?,
+        used: Mutex::default(),
         progress,
         source: &file.source,
         contexts: inputs.contexts(store, options, path.as_deref())?,
@@ -177,7 +179,16 @@ fn finish(engine: &Engine<'_>, graphs: &[Graph], results: Vec<StageResult>, opti
         let image = output::assemble(engine, graph, &result, options)?;
         made.push(Made { platform: graph.target().platform.clone(), image, result });
     }
-    output::deliver(engine, &made, options)
+    let built = output::deliver(engine, &made, options)?;
+    let chains: Vec<usize> = graphs.iter().flat_map(graph::chain).collect();
+    for to in &options.cache_to {
+        let used = engine.used_by((!to.max).then_some(&chains[..]));
+        if let Err(error) = cache::export(engine.store, to, &used, &options.registry, engine.progress) {
+            // The image is there; the next build is slower, that is all.
+            engine.progress.note(&format!("a cache was not written: {}", error.chain()));
+        }
+    }
+    Ok(built)
 }
 
 fn epoch(plan: &Plan<'_>, options: &BuildOptions) -> Result<Option<i64>> {

@@ -7,6 +7,7 @@ use layerfs::reference::Reference;
 
 use run::options::RunOptions;
 
+use crate::cache::{CachePlace, CacheTo};
 use crate::dockerfile::remote::Remote;
 use crate::graph;
 use crate::output::Output;
@@ -37,6 +38,10 @@ pub struct BuildOptions {
     pub omit_history: bool,
     /// What is not looked up in the cache.
     pub no_cache: NoCache,
+    /// Caches of others that are looked into.
+    pub cache_from: Vec<CachePlace>,
+    /// Caches that are written for others.
+    pub cache_to: Vec<CacheTo>,
     /// When base images are pulled.
     pub pull: Pull,
     /// Names for the image.
@@ -84,6 +89,8 @@ impl BuildOptions {
             squash: false,
             omit_history: false,
             no_cache: NoCache::Nothing,
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
             pull: Pull::Missing,
             tags: Vec::new(),
             annotations: Vec::new(),

@@ -8,6 +8,9 @@
 
 mod key;
 mod record;
+mod shared;
 
 pub use key::{Key, KeyBuilder};
 pub use record::{Layer, Outcome, Records};
+pub use shared::{CachePlace, CacheTo};
+pub(crate) use shared::{DOCUMENT_KEY, Shared, Used, export, inline};

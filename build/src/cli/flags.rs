@@ -89,6 +89,12 @@ pub(super) struct Flags {
     /// Most steps at the same time [default: 4 for each core, at least 16]
     #[arg(short, long, value_name = "N")]
     pub(super) jobs: Option<usize>,
+    /// A cache to look into: type=registry,ref=NAME | type=local,src=FOLDER, or NAME
+    #[arg(long, value_name = "SPEC")]
+    pub(super) cache_from: Vec<String>,
+    /// A cache to write: type=registry,ref=NAME | type=local,dest=FOLDER | type=inline, with mode=min|max
+    #[arg(long, value_name = "SPEC")]
+    pub(super) cache_to: Vec<String>,
     /// Tell of the Dockerfile instead of building: check, outline or targets, with ,format=json
     #[arg(long, value_name = "WHAT")]
     pub(super) call: Option<String>,

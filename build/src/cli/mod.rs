@@ -1,6 +1,7 @@
 //! The command line: words to [`BuildOptions`]. It accepts what `docker build` and `buildah build` accept; a flag that
 //! is theirs and not built yet is an error that names it, never ignored.
 
+mod cache;
 mod flags;
 mod output;
 mod refused;
@@ -208,6 +209,8 @@ fn convert(flags: Flags, surroundings: &Surroundings<'_>) -> Result<Invocation> 
         squash: values::boolean("--squash", flags.squash.as_deref())?,
         omit_history: values::boolean("--omit-history", flags.omit_history.as_deref())?,
         no_cache: no_cache(&flags),
+        cache_from: flags.cache_from.iter().map(|word| cache::from(word)).collect::<Result<_>>()?,
+        cache_to: flags.cache_to.iter().map(|word| cache::to(word)).collect::<Result<_>>()?,
         pull: pull(&flags)?,
         tags: flags.tag.iter().chain(&flags.manifest).map(|word| values::tag(word)).collect::<Result<_>>()?,
         annotations: annotations(&flags)?,

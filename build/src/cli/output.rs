@@ -92,7 +92,8 @@ fn invalid(text: &str, why: &str) -> Error {
     Error::new(Kind::Usage, format!("--output {text} {why}"))
 }
 
-fn compression(name: Option<&str>, level: Option<&str>) -> Result<Option<Recompress>> {
+/// `compression=` and `compression-level=`.
+pub(super) fn compression(name: Option<&str>, level: Option<&str>) -> Result<Option<Recompress>> {
     let number = |default: u8| -> Result<u8> {
         let bad = |text: &str| Error::new(Kind::Usage, format!("--output: compression-level={text} is not a number"));
         level.map_or(Ok(default), |text| text.parse().map_err(|_| bad(text)))

@@ -5,12 +5,10 @@ use std::ffi::OsString;
 use layerfs::error::{Error, Kind, Result};
 
 /// Flags without a word of advice, sorted.
-const NOT_YET: [&str; 31] = [
+const NOT_YET: [&str; 29] = [
     "all-platforms",
     "attest",
     "blkio-weight",
-    "cache-from",
-    "cache-to",
     "cache-ttl",
     "cgroup-parent",
     "cgroupns",
@@ -60,7 +58,6 @@ pub(super) fn check(words: &[OsString]) -> Result<()> {
 
 fn hint(flag: &str) -> Option<&'static str> {
     Some(match flag {
-        "cache-from" | "cache-to" => "the cache of this machine is used without a flag",
         "attest" => "nothing of the kind is made unless asked for",
         "cgroup-parent" => "the steps' groups lie below this process's own",
         "userns" | "pid" | "ipc" | "uts" | "cgroupns" => "steps have namespaces of their own",

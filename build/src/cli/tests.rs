@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::cache::CachePlace;
 
 fn command(words: &str, env: &[(&str, &str)]) -> Result<Invocation> {
     let env: HashMap<String, OsString> =
@@ -140,6 +141,20 @@ fn contexts_may_be_elsewhere() {
 }
 
 #[test]
+fn caches_of_others() {
+    let options = valid(
+        "build --cache-from r.example/a:c --cache-from type=local,src=in --cache-to type=registry,ref=r.example/a:c,mode=max \
+         --cache-to type=local,dest=out,ignore-error=true --cache-to type=inline .",
+    )
+    .options;
+    let name = |text: &str| CachePlace::Registry(text.parse().expect("a name"));
+    assert_eq!(options.cache_from, [name("r.example/a:c"), CachePlace::Folder(PathBuf::from("in"))]);
+    let places: Vec<_> = options.cache_to.iter().map(|to| (to.place.clone(), to.max)).collect();
+    let folder = CachePlace::Folder(PathBuf::from("out"));
+    assert_eq!(places, [(name("r.example/a:c"), true), (folder, false), (CachePlace::Inline, false)]);
+}
+
+#[test]
 fn limits_and_platforms() {
     let options = valid(
         "build --platform linux/amd64,linux/arm64 --memory 1g --cpu-quota 50000 --cpu-period 50000 --cap-add SYS_PTRACE \
@@ -162,7 +177,8 @@ fn what_is_not_known_is_named() {
         ("build --call nothing .", "--call nothing is not known"),
         ("build --memory lots .", "--memory lots: "),
         ("build --build-context a=ftp://b .", "`ftp://b` is not a context"),
-        ("build --cache-from=x .", "--cache-from is not built yet"),
+        ("build --cache-from=type=gha .", "--cache-from type=gha: the type `gha` is not built yet"),
+        ("build --cache-to=type=registry .", "--cache-to type=registry has no ref"),
         ("build --network mynet .", "--network mynet is not built yet"),
         ("build --ssh x=/etc/passwd .", "--ssh x=/etc/passwd: key files are not built yet"),
         ("build --add-host db .", "--add-host `db` is not NAME:ADDRESS"),

@@ -37,12 +37,17 @@ pub(super) fn boolean(what: &str, text: Option<&str>) -> Result<bool> {
     }
 }
 
-/// A name for an image.
-pub(super) fn tag(text: &str) -> Result<Reference> {
-    let name: Reference = text.parse().map_err(|error: Error| {
+/// The name of an image elsewhere.
+pub(super) fn name(text: &str) -> Result<Reference> {
+    text.parse().map_err(|error: Error| {
         let hint = error.advice().unwrap_or("the form is [HOST[:PORT]/]PATH[:TAG]").to_owned();
         Error::new(Kind::Usage, error.to_string()).hint(hint)
-    })?;
+    })
+}
+
+/// A name for an image.
+pub(super) fn tag(text: &str) -> Result<Reference> {
+    let name = name(text)?;
     match name.digest() {
         Some(_) => {
             Err(Error::new(Kind::Usage, format!("`{text}` names a digest, and an image's is not for the asking")))

@@ -102,6 +102,18 @@ pub struct Graph {
     pub findings: Vec<(Warning, Vec<String>)>,
 }
 
+/// The stages that the target stands on, itself among them.
+pub(crate) fn chain(graph: &Graph) -> Vec<usize> {
+    let mut chain = vec![graph.target().index];
+    let mut base = &graph.target().base;
+    while let Origin::Stage(index) = base {
+        chain.push(*index);
+        let Some(stage) = graph.stages.iter().find(|stage| stage.index == *index) else { break };
+        base = &stage.base;
+    }
+    chain
+}
+
 /// The image that the target stands on in the end, if it is one.
 pub(crate) fn base_image(graph: &Graph) -> Option<&BaseImage> {
     let mut stage = graph.target();

@@ -5,7 +5,7 @@ use layerfs::error::Result;
 use layerfs::oci::{Descriptor, ImageConfig, Manifest, media_type};
 use serde_json::Map;
 
-use crate::cache::{KeyBuilder, Outcome};
+use crate::cache::{self, CachePlace, DOCUMENT_KEY, KeyBuilder, Outcome};
 use crate::graph::Graph;
 use crate::options::{BuildOptions, Level};
 use crate::schedule::{Engine, StageResult};
@@ -40,6 +40,10 @@ pub(crate) fn assemble(
         config.push_layer(outcome.as_ref().and_then(|outcome| outcome.layer).map(|layer| layer.diff_id), history);
     }
     config.document_mut().insert("created".to_owned(), created.into());
+    if options.cache_to.iter().any(|to| to.place == CachePlace::Inline) {
+        let used = engine.used_by(Some(&crate::graph::chain(graph)));
+        config.document_mut().insert(DOCUMENT_KEY.to_owned(), cache::inline(&used));
+    }
     if options.omit_history {
         config.document_mut().shift_remove("history");
     }

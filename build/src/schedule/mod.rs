@@ -19,7 +19,7 @@ use layerfs::layer::MergedView;
 use layerfs::store::{Image, Store};
 use run::step::Server;
 
-use crate::cache::{Key, Outcome, Records};
+use crate::cache::{Key, Outcome, Records, Shared, Used};
 use crate::dockerfile::source::Source;
 use crate::exec::copy_add::Clock;
 use crate::exec::run_step::Runner;
@@ -44,6 +44,10 @@ pub(crate) struct StageResult {
 pub(crate) struct Engine<'a> {
     pub(crate) store: &'a Store,
     pub(crate) records: Records<'a>,
+    /// What others built.
+    pub(crate) shared: Shared<'a>,
+    /// What this build made and found, for those who are to have it.
+    pub(crate) used: Mutex<Vec<Used>>,
     pub(crate) progress: &'a Progress,
     /// The Dockerfile, for messages.
     pub(crate) source: &'a Source,
@@ -110,6 +114,16 @@ impl Cancel {
             true => Err(Error::new(Kind::Interrupted, "the build was stopped")),
             false => Ok(()),
         }
+    }
+}
+
+impl Engine<'_> {
+    /// The results of these stages, or of all, each once, in the order they were there.
+    pub(crate) fn used_by(&self, stages: Option<&[usize]>) -> Vec<Used> {
+        let used = self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut known = std::collections::HashSet::new();
+        let wanted = |one: &&Used| stages.is_none_or(|stages| stages.contains(&one.stage));
+        used.iter().filter(wanted).filter(|one| known.insert(one.key)).cloned().collect()
     }
 }
 

@@ -8,7 +8,7 @@ use layerfs::layer::MergedView;
 
 use super::once::{Promise, Turn};
 use super::{Engine, Origins, Stack, StageResult};
-use crate::cache::{Key, KeyBuilder, Outcome};
+use crate::cache::{Key, KeyBuilder, Outcome, Used};
 use crate::dockerfile::ParseError;
 use crate::dockerfile::remote::Remote;
 use crate::exec::copy_add::{self, Prepared};
@@ -110,15 +110,15 @@ impl Worker<'_> {
     fn once(&self, key: Key, work: impl FnOnce() -> Result<Option<crate::cache::Layer>>) -> Result<Ended> {
         let engine = self.engine;
         let settle = match engine.flights.take(key) {
-            Turn::Other(Some(outcome)) => return Ok((Some(outcome), End::Cached)),
+            Turn::Other(Some(outcome)) => return Ok((Some(self.used(key, outcome)), End::Cached)),
             Turn::Other(None) => return Err(Error::new(Kind::Interrupted, "the build was stopped")),
             Turn::Own(settle) => settle,
         };
         if !engine.no_cache.covers(&self.stage.label)
-            && let Some(outcome) = engine.records.find(&key)?
+            && let Some(outcome) = self.known(&key)?
         {
             settle.with(outcome.clone());
-            return Ok((Some(outcome), End::Cached));
+            return Ok((Some(self.used(key, outcome)), End::Cached));
         }
         let slot = engine.slots.take();
         engine.cancel.check()?;
@@ -129,7 +129,26 @@ impl Worker<'_> {
         let title = self.step.title.as_deref().unwrap_or_default();
         engine.records.keep(&key, &outcome, title, &self.stack.diff_ids())?;
         settle.with(outcome.clone());
-        Ok((Some(outcome), End::Done))
+        Ok((Some(self.used(key, outcome)), End::Done))
+    }
+
+    /// What was built before, here or elsewhere.
+    fn known(&self, key: &Key) -> Result<Option<Outcome>> {
+        let engine = self.engine;
+        if let Some(outcome) = engine.records.find(key)? {
+            return Ok(Some(outcome));
+        }
+        let Some(outcome) = engine.shared.find(key) else { return Ok(None) };
+        let title = self.step.title.as_deref().unwrap_or_default();
+        engine.records.keep(key, &outcome, title, &self.stack.diff_ids())?;
+        Ok(Some(outcome))
+    }
+
+    /// Notes a result for those who are to have it.
+    fn used(&self, key: Key, outcome: Outcome) -> Outcome {
+        let used = Used { stage: self.stage.index, key, outcome: outcome.clone() };
+        self.engine.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(used);
+        outcome
     }
 
     /// Keys carry the limit on times: it changes what a step yields.

@@ -1,0 +1,107 @@
+//! `--cache-to` and `--cache-from`: what one machine built, another does not build again.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::harness::{Actor, Registry};
+
+const DOCKERFILE: &str = "FROM localhost/busybox AS tools\nRUN echo tool >/tool\nFROM localhost/busybox\nCOPY src /src\n\
+                          RUN --network=none cat /src/a >/made\nRUN true\nCOPY --from=tools /tool /tools/\n";
+
+/// Another machine with the same context.
+fn machine(like: &Actor) -> Actor {
+    let actor = like.elsewhere().with_busybox();
+    write(&actor);
+    actor
+}
+
+fn write(actor: &Actor) {
+    actor.write("ctx/Dockerfile", DOCKERFILE);
+    actor.write("ctx/src/a", "content\n");
+}
+
+/// Builds; gives the titles of steps that were not found in a cache, and the layers.
+fn build(actor: &Actor, args: &[&str]) -> (Vec<String>, Vec<String>, String) {
+    let metadata = actor.path("metadata.json");
+    let fixed =
+        ["--progress=plain", "-t", "localhost/made", "--metadata-file", metadata.to_str().expect("a plain name")];
+    let report = actor.build([&fixed[..], args, &["ctx"]].concat()).ok();
+    let lines: Vec<&str> = report.stderr.lines().collect();
+    let number = |line: &str| line.split(' ').next().map(str::to_owned);
+    let done = lines.iter().filter(|line| line.contains(" DONE ")).filter_map(|line| number(line)).collect::<Vec<_>>();
+    let steps = lines.iter().filter(|line| line.contains("] RUN ") || line.contains("] COPY "));
+    let made = steps.filter(|line| number(line).is_some_and(|number| done.contains(&number)));
+    let made = made.map(|line| line.split_once("] ").map_or(*line, |(_, step)| step).to_owned()).collect();
+    let document = actor.copy(["inspect", "store:localhost/made"]).ok().json();
+    let layers = document["Layers"].as_array().expect("layers").iter().map(Value::to_string).collect();
+    (made, layers, report.stderr)
+}
+
+#[test]
+fn a_registry_carries_a_cache() {
+    for first in Actor::everyone() {
+        let registry = Registry::start();
+        let name = format!("{}/team/app:cache", registry.address());
+        let reference = format!("type=registry,ref={name}");
+        let first = first.with_busybox();
+        write(&first);
+        let (made, layers, _) = build(&first, &["--cache-to", &format!("{reference},mode=max")]);
+        assert_eq!(made.len(), 5, "{made:?}");
+
+        let second = machine(&first);
+        let (made, same, log) = build(&second, &["--cache-from", &reference]);
+        assert_eq!((made, &same), (Vec::<String>::new(), &layers), "{log}");
+
+        // Only what changed is done again, and the next one has that too.
+        let third = machine(&first);
+        third.write("ctx/src/a", "other\n");
+        let (made, _, log) = build(&third, &["--cache-from", &name, "--cache-to", &reference]);
+        assert_eq!(made, ["COPY src /src", "RUN --network=none cat /src/a >/made", "RUN true"], "{log}");
+        let fourth = machine(&first);
+        fourth.write("ctx/src/a", "other\n");
+        assert_eq!(build(&fourth, &["--cache-from", &name]).0, Vec::<String>::new());
+        for actor in [first, second, third, fourth] {
+            actor.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn a_folder_and_the_image_itself_carry_a_cache() {
+    for first in Actor::everyone() {
+        let registry = Registry::start();
+        let first = first.with_busybox();
+        write(&first);
+        let folder = first.path("shared");
+        let image = format!("{}/team/app:1", registry.address());
+        let to = format!("type=local,dest={},mode=max", folder.display());
+        build(&first, &["--cache-to", &to, "--cache-to", "type=inline"]);
+        first.copy(["store:localhost/made", &format!("docker://{image}")]).ok();
+
+        let second = machine(&first);
+        let from = format!("type=local,src={}", folder.display());
+        assert_eq!(build(&second, &["--cache-from", &from]).0, Vec::<String>::new());
+        let third = machine(&first);
+        // The image carries what it stands on; the tools it took a file from are not needed.
+        let (made, _, log) = build(&third, &["--cache-from", &image]);
+        assert_eq!(made, ["RUN echo tool >/tool"], "{log}");
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_be_had_fails_nothing() {
+    let Some(actor) = Actor::ordinary() else { return };
+    let actor = actor.with_busybox();
+    write(&actor);
+    let nowhere = "127.0.0.1:1/team/app:cache";
+    let (made, _, log) = build(&actor, &["--cache-from", nowhere, "--cache-to", nowhere]);
+    assert_eq!(made.len(), 5);
+    assert!(log.contains("note: a cache was not written: "), "{log}");
+    // What is in the place of a cache is read with care.
+    let junk = actor.path("junk");
+    std::fs::create_dir(&junk).expect("a folder");
+    actor.write("junk/index.json", "{}");
+    build(&actor, &["--cache-from", &format!("type=local,src={}", Path::new(&junk).display())]);
+    actor.assert_nothing_left();
+}
