@@ -75,7 +75,7 @@ mod tests {
         let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
         for (text, flag) in [
             ("build --save-stages .", "--save-stages"),
-            ("build --cache-to=x .", "--cache-to"),
+            ("build --cache-ttl=1h .", "--cache-ttl"),
             ("build --policy p .", "--policy"),
         ] {
             let error = check(&words(text)).expect_err(text);
