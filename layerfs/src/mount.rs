@@ -24,6 +24,8 @@ use rustix::mount::{
 };
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::mount::{MountAttributes, set_attributes};
+use crate::userns::Mapping;
 
 /// Most layers the kernel stacks (`OVL_MAX_STACK`).
 pub const LAYERS_MAX: usize = 500;
@@ -78,6 +80,19 @@ pub fn mount_layers(plan: &MountPlan) -> Result<OwnedFd> {
     }
 }
 
+/// Makes an overlay whose read-only folders' files belong to ids of a user namespace, which `owners` gives in this
+/// process's ids. Each folder is the copy of a mount, named by its descriptor. For whom [`maps_owners`] tells.
+///
+/// # Errors
+/// Those of [`overlay`], and ids cannot be mapped here.
+pub fn overlay_with_owners(plan: &MountPlan, owners: &Mapping) -> Result<OwnedFd> {
+    let namespace = owners.lend()?;
+    let trees: Vec<OwnedFd> =
+        plan.lowers.iter().map(|folder| with_owners(folder, namespace.as_fd())).collect::<Result<_>>()?;
+    let lowers = trees.iter().map(|tree| PathBuf::from(format!("/proc/self/fd/{}", tree.as_raw_fd()))).collect();
+    overlay(&MountPlan { lowers, ..plan.clone() })
+}
+
 /// Makes the mount, attached nowhere.
 ///
 /// # Errors
@@ -104,6 +119,33 @@ pub fn overlay(plan: &MountPlan) -> Result<OwnedFd> {
             result => result,
         },
     }
+}
+
+/// Whether layers below `folder` can be mounted with other owners than they have on disk. It takes root, a file system
+/// that maps ids, and Linux 6.15, which stacks what is attached nowhere.
+///
+/// # Errors
+/// There is no user namespace to be had.
+pub fn maps_owners(folder: &Path, owners: &Mapping) -> Result<bool> {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|word| word.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < (6, 15) {
+        return Ok(false);
+    }
+    let namespace = owners.lend()?;
+    Ok(with_owners(folder, namespace.as_fd()).is_ok())
+}
+
+/// A detached copy of the mount of `folder` on which files belong to ids of `namespace`.
+fn with_owners(folder: &Path, namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    /// `MOUNT_ATTR_IDMAP`
+    const IDMAP: u64 = 0x10_0000;
+    let tree = clone_tree(folder)?;
+    let userns_fd = u64::try_from(namespace.as_raw_fd()).unwrap_or(0);
+    set_attributes(tree.as_fd(), &MountAttributes { set: IDMAP, userns_fd, ..MountAttributes::default() }, false)
+        .at("map the owners of", folder)?;
+    Ok(tree)
 }
 
 /// Puts a detached mount at `target`.

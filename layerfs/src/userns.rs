@@ -6,6 +6,8 @@
 //!
 //! Sources: `user_namespaces(7)`, `subuid(5)`, `newuidmap(1)`.
 
+mod mapping;
+
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -16,67 +18,7 @@ use rustix::process::{WaitOptions, getegid, geteuid, getpid, waitpid};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::spawn::{fork_waiting, unshare_user_and_mounts};
 
-/// A run of ids: `size` of them, from `container` inside and `host` outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdRange {
-    /// First id inside the namespace.
-    pub container: u32,
-    /// First id in the parent namespace.
-    pub host: u32,
-    /// How many.
-    pub size: u32,
-}
-
-/// The id maps of a user namespace, as `/proc/PID/uid_map` and `gid_map` state them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mapping {
-    /// User ids.
-    pub uids: Vec<IdRange>,
-    /// Group ids.
-    pub gids: Vec<IdRange>,
-}
-
-impl Mapping {
-    /// The maps of the namespace this process is in.
-    ///
-    /// # Errors
-    /// `/proc` is not mounted.
-    pub fn current() -> Result<Self> {
-        let read = |path: &str| Ok::<_, Error>(parse_map(&fs::read_to_string(path).at("read", path)?));
-        Ok(Self { uids: read("/proc/self/uid_map")?, gids: read("/proc/self/gid_map")? })
-    }
-
-    /// Whether this is the initial namespace's identity map, or one like it.
-    pub fn is_host(&self) -> bool {
-        let whole = |map: &[IdRange]| matches!(map, [IdRange { container: 0, host: 0, size: u32::MAX }]);
-        whole(&self.uids) && whole(&self.gids)
-    }
-
-    /// Whether only one user id exists inside.
-    pub fn is_single(&self) -> bool {
-        self.uids.iter().map(|range| u64::from(range.size)).sum::<u64>() == 1
-    }
-
-    /// A short name that differs for different maps; part of a layer's key in the store.
-    pub fn key(&self) -> String {
-        if self.is_host() {
-            return "host".to_owned();
-        }
-        let words = |map: &[IdRange]| -> String {
-            map.iter().map(|r| format!("{}:{}:{},", r.container, r.host, r.size)).collect()
-        };
-        let text = format!("{};{}", words(&self.uids), words(&self.gids));
-        crate::digest::Digest::of(text.as_bytes()).hex()[..10].to_owned()
-    }
-}
-
-fn parse_map(text: &str) -> Vec<IdRange> {
-    let range = |line: &str| {
-        let mut numbers = line.split_ascii_whitespace().map(|word| word.parse().ok());
-        Some(IdRange { container: numbers.next()??, host: numbers.next()??, size: numbers.next()?? })
-    };
-    text.lines().filter_map(range).collect()
-}
+pub use mapping::{IdRange, Mapping};
 
 /// What [`enter`] found and did.
 #[derive(Clone, Debug)]
@@ -167,7 +109,18 @@ fn parse_subordinate(text: &str, name: Option<&str>, uid: u32) -> Vec<IdRange> {
     ranges
 }
 
-fn user_name(uid: u32) -> Option<String> {
+/// The ranges of a user name or id in `/etc/subuid` and of a group name or id in `/etc/subgid`, as ids of the host in
+/// the order of the files; empty where there are none.
+pub fn ranges_of(user: &str, group: &str) -> Mapping {
+    let read = |path: &str, name: &str| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        parse_subordinate(&text, Some(name), name.parse().unwrap_or(u32::MAX))
+    };
+    Mapping { uids: read("/etc/subuid", user), gids: read("/etc/subgid", group) }
+}
+
+/// The name of a user of this machine.
+pub fn user_name(uid: u32) -> Option<String> {
     let passwd = fs::read_to_string("/etc/passwd").ok()?;
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -300,24 +253,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn maps_and_ranges_are_read() {
-        let map = parse_map("         0       1000          1\n         1     100000      65536\n");
-        let expected =
-            [IdRange { container: 0, host: 1000, size: 1 }, IdRange { container: 1, host: 100_000, size: 65536 }];
-        assert_eq!(map, expected);
+    fn ranges_are_read() {
         let text = "other:5:5\nme:100000:65536\n# comment\n1000:200000:10\nme:x:y\n";
         let ranges = parse_subordinate(text, Some("me"), 1000);
         assert_eq!(ranges.iter().map(|r| (r.container, r.host)).collect::<Vec<_>>(), [(1, 100_000), (65537, 200_000)]);
-    }
-
-    #[test]
-    fn keys_tell_mappings_apart() {
-        let of = |host| Mapping {
-            uids: vec![IdRange { container: 0, host, size: 1 }],
-            gids: vec![IdRange { container: 0, host, size: 1 }],
-        };
-        assert_ne!(of(1000).key(), of(1001).key());
-        assert!(of(1000).is_single() && !of(1000).is_host());
-        assert_eq!(Mapping { uids: parse_map("0 0 4294967295"), gids: parse_map("0 0 4294967295") }.key(), "host");
     }
 }

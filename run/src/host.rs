@@ -11,17 +11,23 @@ use layerfs::userns::{Entered, Mapping};
 use crate::cgroup::hierarchy;
 use crate::options::{DeviceRequest, RunOptions, SecurityOption};
 use crate::profile;
-use crate::spec::{DeviceNode, HostFacts};
+use crate::spec::{DeviceNode, HostFacts, Users};
 
-/// What `options` need to know of this machine.
+/// The group of terminals.
+const TTY: u32 = 5;
+
+/// What `options` need to know of this machine for a container in the user namespace `users`.
 ///
 /// # Errors
 /// A device or a seccomp profile that they name is not there.
-pub fn facts(entered: &Entered, options: &RunOptions) -> Result<HostFacts> {
+pub fn facts(entered: &Entered, users: &Users, options: &RunOptions) -> Result<HostFacts> {
+    let current = || if entered.rootless { Mapping::current().map(Some) } else { Ok(None) };
+    let ids = users.mapping().cloned().map_or_else(current, |ids| Ok(Some(ids)))?;
     let system = rustix::system::uname();
     Ok(HostFacts {
-        rootless: entered.rootless,
-        single_id: entered.rootless && Mapping::current()?.is_single(),
+        rootless: ids.is_some(),
+        single_id: ids.as_ref().is_some_and(Mapping::is_single),
+        no_tty_group: ids.as_ref().is_some_and(|ids| ids.gid_outside(TTY).is_none()),
         architecture: Platform::host().architecture,
         kernel: kernel(),
         hostname: system.nodename().to_string_lossy().into_owned(),

@@ -87,6 +87,9 @@ pub struct Launch<'a> {
     pub rootfs: Rootfs,
     /// Its streams. The Spec's `process.terminal` is not looked at.
     pub io: Io,
+    /// The user namespace whose ids the owners of files in the root's read-only layers are, in the caller's ids;
+    /// `None` where they are the caller's own.
+    pub owners: Option<&'a Mapping>,
     /// Its cgroup.
     pub cgroup: cgroup::Plan,
     /// How many descriptors from 3 on it inherits. They must be open.
@@ -100,7 +103,7 @@ pub struct Launch<'a> {
 impl<'a> Launch<'a> {
     /// A launch without descriptors beyond the streams, of a container that outlives its launcher.
     pub fn new(spec: &'a Spec, rootfs: Rootfs, io: Io, cgroup: cgroup::Plan) -> Self {
-        Self { spec, rootfs, io, cgroup, preserve_fds: 0, dies_with_parent: false, identity: None }
+        Self { spec, rootfs, owners: None, io, cgroup, preserve_fds: 0, dies_with_parent: false, identity: None }
     }
 }
 
@@ -124,7 +127,7 @@ pub(crate) fn about_set_up(error: Error) -> Error {
 
 /// The inner error is what the new process said of itself.
 fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
-    let Launch { spec, rootfs, io, cgroup, preserve_fds, dies_with_parent, identity } = launch;
+    let Launch { spec, rootfs, owners, io, cgroup, preserve_fds, dies_with_parent, identity } = launch;
     // A container may be made without a program; then it cannot be started.
     let nothing = no_process();
     let process = spec.process().as_ref().unwrap_or(&nothing);
@@ -144,6 +147,7 @@ fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
         in_user_namespace,
         in_its_place: has_hooks,
         bundle: identity.map(|identity| identity.bundle.as_path()),
+        owners,
     };
     let prepared = Prepared::new(spec, &rootfs, circumstances)?;
     let plan_notes = cgroup.notes().to_vec();

@@ -42,3 +42,4 @@ pub mod step;
 pub mod sweep;
 pub mod terminal;
 pub mod time;
+pub mod userns;

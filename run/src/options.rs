@@ -3,6 +3,7 @@
 //! The structs follow what a setting is about, not the flag it came from. They are stored with the container, so that
 //! `start` finds them again; a new field therefore needs a serde default, which every struct here has.
 
+mod namespaces;
 mod parse;
 
 use std::path::PathBuf;
@@ -10,6 +11,9 @@ use std::path::PathBuf;
 use layerfs::mount::Backend;
 use serde::{Deserialize, Serialize};
 
+pub use namespaces::{
+    IdKind, IdRule, Share, SharedMemory, UserNamespace, id_rule, id_rules, ipc, share, user_namespace,
+};
 pub(crate) use parse::normal;
 pub use parse::{
     cpus, device, duration, environment, environment_file, host_entry, memory, memory_swap, mount, mount_backend,
@@ -89,23 +93,16 @@ pub struct Streams {
     pub interactive: bool,
 }
 
-/// A namespace of the host or one of its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Share {
-    /// Its own.
-    #[default]
-    Private,
-    /// The host's.
-    Host,
-}
-
 /// Namespaces, capabilities, filters, devices.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct IsolationOptions {
+    /// User namespace.
+    pub user: UserNamespace,
     /// IPC namespace.
     pub ipc: Share,
+    /// What of it is shared memory.
+    pub shared_memory: SharedMemory,
     /// PID namespace.
     pub pid: Share,
     /// UTS namespace.

@@ -1,5 +1,7 @@
 //! From an image and options to everything a launch needs: the container's folder, its mounts, its specification.
 
+mod namespaces;
+
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -13,14 +15,15 @@ use layerfs::oci::{Descriptor, ImageConfig, Platform};
 use layerfs::store::format::Roots;
 use layerfs::store::{Image, Store};
 use layerfs::sys::process::{CloneOptions, clone_child};
-use layerfs::userns::{self, Entered};
+use layerfs::userns::{self, Entered, Mapping};
 use oci_spec::runtime::Spec;
 
 use crate::cgroup;
-use crate::options::{MountBackend, MountRequest, NetworkMode, Removal, RunOptions};
+use crate::options::{MountBackend, MountRequest, Removal, RunOptions};
 use crate::spec::user::{self, User};
-use crate::spec::{self, Place};
+use crate::spec::{self, Place, Users};
 use crate::state::{Container, Containers, Owner, Record, now};
+use crate::userns::default_user;
 use crate::{host, network, options, terminal};
 
 /// `SIGTERM`
@@ -31,6 +34,8 @@ const DEFAULT_STOP_SIGNAL: i32 = 15;
 pub struct Caller {
     /// The namespace this process is in.
     pub entered: Entered,
+    /// User and group outside; `None` for root.
+    pub user: Option<(u32, u32)>,
     /// The store.
     pub store: Store,
     /// Its containers.
@@ -48,6 +53,8 @@ pub struct Prepared {
     pub spec: Spec,
     /// Its root.
     pub rootfs: MountPlan,
+    /// Whose ids the owners of files in the root's layers are, where they are not this process's.
+    pub owners: Option<Mapping>,
     /// Its control group.
     pub cgroup: cgroup::Plan,
     /// Its network.
@@ -60,19 +67,21 @@ impl Caller {
     /// # Errors
     /// User namespaces cannot be had, or the store cannot be opened.
     pub fn enter(store: Option<&Path>, warn: impl FnOnce(&str)) -> Result<Self> {
-        Self::enter_with(store, &NetworkMode::Default, warn)
+        Self::enter_for(store, &RunOptions::default(), warn)
     }
 
-    /// The same for a container on `network`. That of another container belongs to the other's user namespace, which is
-    /// then entered instead of a new one.
+    /// The same for a container with these options. What it shares with another container may belong to the other's
+    /// user namespace, which is then entered instead of a new one.
     ///
     /// # Errors
     /// Those of [`Caller::enter`], and the other container does not run.
-    pub fn enter_with(store: Option<&Path>, network: &NetworkMode, warn: impl FnOnce(&str)) -> Result<Self> {
+    pub fn enter_for(store: Option<&Path>, options: &RunOptions, warn: impl FnOnce(&str)) -> Result<Self> {
         // Told before entering: inside, everybody is root.
         let root = store_root(store)?;
-        if let (NetworkMode::Container(name), false) = (network, rustix::process::geteuid().is_root()) {
-            join_user_namespace(&Containers::below(&root).find(name)?)?;
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        let user = (!uid.is_root()).then(|| (uid.as_raw(), gid.as_raw()));
+        if user.is_some() {
+            namespaces::enter_owner(&Containers::below(&root), options)?;
         }
         let entered = userns::enter()?;
         if let Some(line) = &entered.single_id {
@@ -80,18 +89,8 @@ impl Caller {
         }
         let store = Store::open(&root)?;
         let containers = Containers::below(store.root());
-        Ok(Self { entered, store, containers })
+        Ok(Self { entered, user, store, containers })
     }
-}
-
-fn join_user_namespace(other: &Container) -> Result<()> {
-    /// `CLONE_NEWNS`
-    const MOUNTS: u64 = 0x2_0000;
-    let process = other.open_process()?;
-    let name = &other.record.name;
-    rustix::thread::move_into_thread_name_spaces(process.as_fd(), rustix::thread::ThreadNameSpaceType::USER)
-        .context(|| format!("join the user namespace of container `{name}`"))?;
-    layerfs::sys::process::unshare_namespaces(MOUNTS).context(|| "make a mount namespace")
 }
 
 /// Where the store lies, as the user says or by default.
@@ -116,7 +115,6 @@ pub fn new(
     options: RunOptions,
 ) -> Result<Prepared> {
     let image = caller.store.image(descriptor, platform)?;
-    let lowers = unpacked(&caller.store, &image)?;
     let (owner, container) = caller.containers.create(options.name.clone().as_deref(), |id, name| {
         Ok(Record {
             id: id.to_owned(),
@@ -135,7 +133,7 @@ pub fn new(
         })
     })?;
     let dir = owner.dir().to_owned();
-    match complete(caller, &image, &lowers, owner, container) {
+    match complete(caller, &image, owner, container) {
         Ok(prepared) => Ok(prepared),
         Err(error) => {
             // Its lock went with the owner; nobody else can want a container that was never announced.
@@ -155,43 +153,114 @@ pub fn again(caller: &Caller, owner: Owner, container: Container) -> Result<Prep
     let missing = || Error::new(Kind::Invalid, format!("container `{}` names no image", container.record.name));
     let descriptor = container.record.roots.images.first().ok_or_else(missing)?;
     let image = caller.store.image(descriptor, &Platform::host())?;
-    let lowers = unpacked(&caller.store, &image)?;
-    complete(caller, &image, &lowers, owner, container)
+    complete(caller, &image, owner, container)
 }
 
-fn complete(
-    caller: &Caller,
-    image: &Image,
-    lowers: &Lowers,
-    owner: Owner,
-    mut container: Container,
-) -> Result<Prepared> {
-    let options = container.record.options.clone();
-    let view = MergedView::new(&lowers.dirs);
+fn complete(caller: &Caller, image: &Image, owner: Owner, mut container: Container) -> Result<Prepared> {
+    let mut options = container.record.options.clone();
     let network = network::plan(&options.network, &caller.containers)?;
-    let facts = host::facts(&caller.entered, &options)?;
+    let joined = namespaces::join(&caller.containers, &mut options)?;
+    let needed = || ids_needed(&MergedView::new(&unpacked(&caller.store, image)?.dirs));
+    let users = namespaces::users(caller, &options, needed, &owner, &mut container.record)?;
+    let layers = Layers::of(caller, image, &users, options.storage.backend)?;
+    let view = MergedView::new(&layers.lowers.dirs);
+    let facts = host::facts(&caller.entered, &users, &options)?;
     check_sources(&options)?;
     let mut place = Place {
         id: container.record.id.clone(),
-        user: user_of(image, &options, &view)?,
-        network: network.namespace.clone(),
+        user: user_of(caller, image, &options, &view)?,
+        network: namespaces::network(network.namespace.clone()),
+        users,
+        joined,
         files: Vec::new(),
         init: options.process.init.then(host::init_program).transpose()?,
         terminal_size: terminal::size(),
     };
+    check_user(&place)?;
     let hostname = spec::hostname(&options, &facts, &place)?.unwrap_or_else(|| facts.hostname.clone());
     let files = network::Files::from_host(&options.network, &network, &hostname, &container.record.name)?;
     place.files = files.write(owner.dir())?;
+    for (file, _) in &place.files {
+        layers.give_to_root(file)?;
+    }
     let mut spec = spec::for_container(&image.config, &options, &facts, &place)?;
     let cgroup = control_group(&mut spec, &options)?;
-    let rootfs = root(&owner, lowers, options.remove, options.storage.backend)?;
-    let mut folders: Vec<PathBuf> = options.storage.mounts.iter().filter_map(folder_of).collect();
-    folders.extend(image_folders(&image.config, &options));
-    make_folders(&view, &rootfs, &folders)?;
+    let (rootfs, is_new) = root(&owner, &layers, options.remove, options.storage.backend)?;
+    if is_new {
+        // Later the container could have put a symlink of its own in the way.
+        let mut folders: Vec<PathBuf> = options.storage.mounts.iter().filter_map(folder_of).collect();
+        folders.extend(image_folders(&image.config, &options));
+        make_folders(&view, &rootfs, &layers, &folders)?;
+    }
     container.record.process = spec.process().clone().unwrap_or_default();
     container.record.cgroup = cgroup.cgroup();
     owner.write_record(&container.record)?;
-    Ok(Prepared { owner, container, spec, rootfs, cgroup, network })
+    let owners = layers.mounted.clone();
+    Ok(Prepared { owner, container, spec, rootfs, owners, cgroup, network })
+}
+
+/// The layers of an image for a container, and who owns files in them.
+struct Layers {
+    lowers: Lowers,
+    /// The maps of the container's user namespace, where it is not the caller's.
+    ids: Option<Mapping>,
+    /// The same where the mount is to map the owners; otherwise they are right on disk.
+    mounted: Option<Mapping>,
+}
+
+impl Layers {
+    /// The kernel maps the owners where it can; elsewhere the layers are unpacked once more, with other owners.
+    fn of(caller: &Caller, image: &Image, users: &Users, backend: MountBackend) -> Result<Self> {
+        let Some(ids) = users.mapping() else {
+            return Ok(Self { lowers: unpacked(&caller.store, image)?, ids: None, mounted: None });
+        };
+        let is_root = caller.user.is_none() && !caller.entered.rootless;
+        let mounted = is_root
+            && backend != MountBackend::Fuse
+            && layerfs::mount::maps_owners(&caller.store.layers_dir(), ids)?;
+        let lowers = match mounted {
+            true => unpacked(&caller.store, image)?,
+            false => unpacked(&caller.store.for_namespace(ids)?, image)?,
+        };
+        Ok(Self { lowers, ids: Some(ids.clone()), mounted: mounted.then(|| ids.clone()) })
+    }
+
+    /// Whose a file in the upper layer is, that is like one in a lower layer with this owner.
+    fn owner(&self, uid: u32, gid: u32) -> Result<(u32, u32)> {
+        let Some(mounted) = &self.mounted else { return Ok((uid, gid)) };
+        match (mounted.uid_outside(uid), mounted.gid_outside(gid)) {
+            (Some(uid), Some(gid)) => Ok((uid, gid)),
+            (None, _) => Err(userns::unmapped_id("owner", uid.into())),
+            (_, None) => Err(userns::unmapped_id("group", gid.into())),
+        }
+    }
+
+    /// The container's root, in the caller's ids.
+    fn root(&self) -> (u32, u32) {
+        let outside = |ids: &Mapping| Some((ids.uid_outside(0)?, ids.gid_outside(0)?));
+        self.ids.as_ref().and_then(outside).unwrap_or((0, 0))
+    }
+
+    fn give_to_root(&self, path: &Path) -> Result<()> {
+        let (uid, gid) = self.root();
+        match (uid, gid) {
+            (0, 0) => Ok(()),
+            _ => std::os::unix::fs::chown(path, Some(uid), Some(gid)).at("chown", path),
+        }
+    }
+}
+
+/// The process must be somebody who exists in the container.
+fn check_user(place: &Place) -> Result<()> {
+    let Some(ids) = place.users.mapping() else { return Ok(()) };
+    let User { uid, gid, groups, .. } = &place.user;
+    if ids.uid_outside(*uid).is_none() {
+        return Err(userns::unmapped_id("user", (*uid).into()));
+    }
+    match [gid].into_iter().chain(groups).find(|gid| ids.gid_outside(**gid).is_none()) {
+        Some(gid) => Err(userns::unmapped_id("group", (*gid).into())),
+        None => Ok(()),
+    }
 }
 
 fn stop_signal(config: &ImageConfig, options: &RunOptions) -> Result<i32> {
@@ -202,8 +271,16 @@ fn stop_signal(config: &ImageConfig, options: &RunOptions) -> Result<i32> {
     }
 }
 
-fn user_of(image: &Image, options: &RunOptions, view: &MergedView) -> Result<User> {
-    let text = options.process.user.as_deref().or_else(|| image.config.text("User")).unwrap_or_default();
+/// How many ids the image's own users and groups take.
+fn ids_needed(view: &MergedView) -> Result<u32> {
+    let read = |path: &str| view.read(path, user::FILE_MAX).map(Option::unwrap_or_default);
+    Ok(crate::userns::needed(&read("/etc/passwd")?, &read("/etc/group")?))
+}
+
+fn user_of(caller: &Caller, image: &Image, options: &RunOptions, view: &MergedView) -> Result<User> {
+    let kept = default_user(&options.isolation.user, caller.user);
+    let asked = options.process.user.as_deref().or(kept.as_deref());
+    let text = asked.or_else(|| image.config.text("User")).unwrap_or_default();
     // A file that cannot be read as one is like none, unless a name needs it.
     let read = |path: &str| view.read(path, user::FILE_MAX).map(Option::unwrap_or_default);
     user::resolve(text, &read("/etc/passwd")?, &read("/etc/group")?, &options.process.groups)
@@ -237,13 +314,17 @@ fn control_group(spec: &mut Spec, options: &RunOptions) -> Result<cgroup::Plan> 
     }
 }
 
-fn root(owner: &Owner, lowers: &Lowers, remove: Removal, backend: MountBackend) -> Result<MountPlan> {
+/// The container's root, and whether it was made now.
+fn root(owner: &Owner, layers: &Layers, remove: Removal, backend: MountBackend) -> Result<(MountPlan, bool)> {
     let (upper, work) = (owner.dir().join("upper"), owner.dir().join("work"));
     let made = fs::create_dir(&upper);
-    if made.is_ok() {
+    let is_new = made.is_ok();
+    if is_new {
         // The topmost folder's metadata is what `/` has.
-        let own = lowers.root_metadata()?;
-        let (mode, uid, gid) = own.map_or((0o755, 0, 0), |root| (root.mode() & 0o7777, root.uid(), root.gid()));
+        let (mode, (uid, gid)) = match layers.lowers.root_metadata()? {
+            Some(root) => (root.mode() & 0o7777, layers.owner(root.uid(), root.gid())?),
+            None => (0o755, layers.root()),
+        };
         set_like(&upper, mode, uid, gid)?;
     } else if let Err(error) = made
         && error.kind() != std::io::ErrorKind::AlreadyExists
@@ -257,13 +338,13 @@ fn root(owner: &Owner, lowers: &Lowers, remove: Removal, backend: MountBackend) 
         return Err(error).at("remove", &work);
     }
     fs::create_dir(&work).at("create", &work)?;
-    let volatile = remove == Removal::OnExit;
-    Ok(MountPlan {
-        lowers: lowers.dirs.clone(),
+    let plan = MountPlan {
+        lowers: layers.lowers.dirs.clone(),
         upper: Some(Upper { dir: upper, work }),
-        volatile,
+        volatile: remove == Removal::OnExit,
         backend: backend.backend(),
-    })
+    };
+    Ok((plan, is_new))
 }
 
 fn set_like(path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
@@ -290,7 +371,7 @@ fn image_folders(config: &ImageConfig, options: &RunOptions) -> Vec<PathBuf> {
 
 /// Makes folders in the upper layer that the image does not have. Those on the way are copied up: the same mode and
 /// owner, and no mark of opacity, so that what lies in them below still shows.
-fn make_folders(view: &MergedView, rootfs: &MountPlan, folders: &[PathBuf]) -> Result<()> {
+fn make_folders(view: &MergedView, rootfs: &MountPlan, layers: &Layers, folders: &[PathBuf]) -> Result<()> {
     let Some(upper) = &rootfs.upper else { return Ok(()) };
     'folders: for folder in folders {
         if view.resolve(folder)?.is_some() {
@@ -304,12 +385,13 @@ fn make_folders(view: &MergedView, rootfs: &MountPlan, folders: &[PathBuf]) -> R
             match view.resolve(&next)? {
                 Some(entry) if entry.metadata.is_dir() => {
                     known = Path::new("/").join(&entry.path);
-                    copy_up(view, &upper.dir, &known)?;
+                    copy_up(view, &upper.dir, layers, &known)?;
                 }
                 // Something else is in the way; the mount or the program will say so.
                 Some(_) => continue 'folders,
                 None => {
-                    make_folder(&upper.dir.join(known.strip_prefix("/").unwrap_or(&known)).join(name), 0o755, 0, 0)?;
+                    let path = upper.dir.join(known.strip_prefix("/").unwrap_or(&known)).join(name);
+                    make_folder(&path, 0o755, layers.root())?;
                     known = next;
                 }
             }
@@ -318,19 +400,19 @@ fn make_folders(view: &MergedView, rootfs: &MountPlan, folders: &[PathBuf]) -> R
     Ok(())
 }
 
-fn copy_up(view: &MergedView, upper: &Path, folder: &Path) -> Result<()> {
+fn copy_up(view: &MergedView, upper: &Path, layers: &Layers, folder: &Path) -> Result<()> {
     let mut path = PathBuf::from("/");
     for component in folder.components() {
         let Component::Normal(name) = component else { continue };
         path.push(name);
         let Some(entry) = view.lookup(&path)? else { return Ok(()) };
-        let (mode, uid, gid) = (entry.metadata.mode() & 0o7777, entry.metadata.uid(), entry.metadata.gid());
-        make_folder(&upper.join(path.strip_prefix("/").unwrap_or(&path)), mode, uid, gid)?;
+        let owner = layers.owner(entry.metadata.uid(), entry.metadata.gid())?;
+        make_folder(&upper.join(path.strip_prefix("/").unwrap_or(&path)), entry.metadata.mode() & 0o7777, owner)?;
     }
     Ok(())
 }
 
-fn make_folder(path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
+fn make_folder(path: &Path, mode: u32, (uid, gid): (u32, u32)) -> Result<()> {
     match fs::create_dir(path) {
         Ok(()) => set_like(path, mode, uid, gid),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),

@@ -12,6 +12,7 @@
 mod control_groups;
 mod copy_up;
 mod devices;
+mod elsewhere;
 mod file_system;
 mod hide;
 mod idmap;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::mount::MountPlan;
 use layerfs::sys::mount::{MountAttributes, set_attributes};
+use layerfs::userns::Mapping;
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat};
 use rustix::io::Errno;
@@ -122,14 +124,19 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) in_its_place: bool,
     /// Where the Spec came from: what it names by a relative path lies there.
     pub(crate) bundle: Option<&'a Path>,
+    /// Whose ids the owners of files in read-only layers are, where they are not the caller's own.
+    pub(crate) owners: Option<&'a Mapping>,
 }
 
 impl<'a> Prepared<'a> {
     /// Opens the root and the sources of bind mounts.
     pub(crate) fn new(spec: &'a Spec, rootfs: &Rootfs, circumstances: Circumstances<'_>) -> Result<Self> {
-        let Circumstances { in_user_namespace, in_its_place, bundle } = circumstances;
+        let Circumstances { in_user_namespace, in_its_place, bundle, owners } = circumstances;
         let root = match rootfs {
-            Rootfs::Overlay(plan) => Tree::Open(layerfs::mount::mount_layers(plan)?),
+            Rootfs::Overlay(plan) => Tree::Open(match owners {
+                Some(owners) => layerfs::mount::overlay_with_owners(plan, owners)?,
+                None => layerfs::mount::mount_layers(plan)?,
+            }),
             Rootfs::Path(path) => Tree::new(spec, path, open_root)?,
         };
         sysctl::check(spec)?;
@@ -300,8 +307,11 @@ fn source_of(mount: &Mount, bundle: Option<&Path>) -> Result<PathBuf> {
 /// The source of a bind mount as a detached mount, cut off from the host's mounts unless it asks otherwise.
 fn open_source(mount: &Mount, bind: Bind, source: &Path) -> Result<OwnedFd> {
     let destination = mount.destination().display();
-    let tree = clone_tree(source, bind == Bind::Recursive)
-        .context(|| format!("mount `{}` on `{destination}`", source.display()))?;
+    let said = || format!("mount `{}` on `{destination}`", source.display());
+    let tree = match (clone_tree(source, bind == Bind::Recursive), elsewhere::parse(source)) {
+        (Err(Errno::INVAL), Some(place)) => elsewhere::clone_from(place).context(said)?,
+        (cloned, _) => cloned.context(said)?,
+    };
     let wants = |option: &String| matches!(option.as_str(), "slave" | "rslave" | "shared" | "rshared");
     let propagation = match mount.options().iter().flatten().find(|option| wants(option)) {
         None => options::private(),

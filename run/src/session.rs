@@ -61,13 +61,14 @@ const NOT_EXECUTABLE: i32 = 126;
 /// It could not be started: `Kind::Exit` with podman's code where the program was at fault. Nothing runs then, and a
 /// container that was to be removed at its end is.
 pub fn run(prepared: Prepared, attachment: &Attachment, observer: &mut dyn Observer) -> Result<Outcome> {
-    let Prepared { owner, container, spec, rootfs, cgroup, network } = prepared;
+    let Prepared { owner, container, spec, rootfs, owners, cgroup, network } = prepared;
     let options = container.record.options.clone();
     let launched = (|| {
         let signals = Signals::block().context(|| "read signals from a descriptor")?;
         let log = (keeps_log(&options, attachment)).then(|| Writer::open(&container.log_path())).transpose()?;
         let (io, mut relay) = streams(options.process.streams, attachment, log)?;
         let launch = Launch {
+            owners: owners.as_ref(),
             preserve_fds: options.process.preserve_fds,
             dies_with_parent: matches!(attachment, Attachment::Foreground { keys: None, .. }),
             ..Launch::new(&spec, Rootfs::Overlay(rootfs), io, cgroup)

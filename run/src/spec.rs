@@ -6,6 +6,7 @@
 
 pub mod caps;
 mod mounts;
+mod namespaces;
 mod read;
 pub mod user;
 
@@ -15,8 +16,7 @@ use layerfs::error::{Error, Kind, Result};
 use layerfs::oci::ImageConfig;
 use oci_spec::runtime::{
     BoxBuilder, Capabilities, Capability, Linux, LinuxCapabilities, LinuxCpu, LinuxDevice, LinuxDeviceBuilder,
-    LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemory, LinuxNamespace, LinuxNamespaceType,
-    LinuxPids, LinuxResources, LinuxResourcesBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root,
+    LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemory, LinuxPids, LinuxResources, LinuxResourcesBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root,
     Spec, User,
 };
 
@@ -24,6 +24,7 @@ use crate::options::{ResourceOptions, RunOptions, SecurityOption, Share, Ulimit}
 use crate::profile::{self, Machine};
 
 pub use mounts::DEFAULT_SHM_SIZE;
+pub use namespaces::{Joined, Users};
 pub use read::{read, read_process};
 
 /// The runtime specification we write and read.
@@ -58,10 +59,12 @@ pub const READONLY_PATHS: [&str; 6] =
 /// What this machine is like.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostFacts {
-    /// This process is root of a user namespace only.
+    /// The container's root is root of a user namespace only.
     pub rootless: bool,
     /// No other id than 0 exists in the namespace.
     pub single_id: bool,
+    /// The group of terminals, 5, has no counterpart outside.
+    pub no_tty_group: bool,
     /// Architecture, by Go's name.
     pub architecture: String,
     /// Major and minor version of the kernel.
@@ -112,6 +115,10 @@ pub struct Place {
     pub user: user::User,
     /// Which network namespace.
     pub network: NetworkNamespace,
+    /// Which user namespace.
+    pub users: Users,
+    /// Which others of somebody else.
+    pub joined: Joined,
     /// Files to show as `/etc/hosts` and so on: source and destination.
     pub files: Vec<(PathBuf, PathBuf)>,
     /// The program that is process 1 with `--init`.
@@ -152,7 +159,7 @@ pub fn base_spec(host: &HostFacts) -> Result<Spec> {
         .set_capabilities(Some(root_capabilities(&bounding)));
     let mut linux = Linux::default();
     linux
-        .set_namespaces(Some(namespaces(&options, &NetworkNamespace::New)))
+        .set_namespaces(Some(namespaces::list(&options, &NetworkNamespace::New, &Joined::default())))
         .set_resources(Some(resources(&options.resources, host)?))
         .set_masked_paths(Some(MASKED_PATHS.map(str::to_owned).to_vec()))
         .set_readonly_paths(Some(READONLY_PATHS.map(str::to_owned).to_vec()))
@@ -165,7 +172,7 @@ pub fn base_spec(host: &HostFacts) -> Result<Spec> {
     let mut spec = Spec::default();
     spec.set_version(VERSION.to_owned())
         .set_root(Some(root))
-        .set_mounts(Some(mounts::defaults(&options, host, &NetworkNamespace::New)))
+        .set_mounts(Some(mounts::defaults(&options, host, &Place::default())))
         .set_process(Some(process))
         .set_hostname(None)
         .set_annotations(None)
@@ -183,9 +190,9 @@ pub fn for_container(config: &ImageConfig, options: &RunOptions, host: &HostFact
     process.set_capabilities(Some(process_capabilities(options, &bounding, place.user.uid)?));
     let mut linux = Linux::default();
     let (masked, readonly) = paths(options);
+    namespaces::set(&mut linux, options, place)?;
     linux
-        .set_namespaces(Some(namespaces(options, &place.network)))
-        .set_sysctl(Some(sysctls(options, place)?.into_iter().collect()))
+        .set_sysctl(Some(namespaces::sysctls(options, place)?.into_iter().collect()))
         .set_devices(Some(if host.rootless { Vec::new() } else { devices(host)? }))
         .set_cgroups_path(Some(PathBuf::from(format!("layerfs-{}", place.id))))
         .set_masked_paths(Some(masked))
@@ -212,14 +219,17 @@ fn base_frame() -> Spec {
 }
 
 /// The name the container has; with the host's network, the host's name (podman does so, and programs that look up
-/// their own name need it). `None` with the host's UTS namespace.
+/// their own name need it). `None` with another's UTS namespace.
 ///
 /// # Errors
 /// A name was given for a namespace that is not the container's.
 pub fn hostname(options: &RunOptions, host: &HostFacts, place: &Place) -> Result<Option<String>> {
-    match (options.isolation.uts, &options.network.hostname) {
+    match (&options.isolation.uts, &options.network.hostname) {
         (Share::Host, Some(_)) => Err(Error::new(Kind::Usage, "a host name cannot be set in the host's UTS namespace")),
-        (Share::Host, None) => Ok(None),
+        (Share::Container(_) | Share::Path(_), Some(_)) => {
+            Err(Error::new(Kind::Usage, "a host name cannot be set in a UTS namespace that is not the container's own"))
+        }
+        (Share::Host | Share::Container(_) | Share::Path(_), None) => Ok(None),
         (Share::Private, Some(name)) => Ok(Some(name.clone())),
         (Share::Private, None) if place.network == NetworkNamespace::Host => Ok(Some(host.hostname.clone())),
         (Share::Private, None) => Ok(Some(short_id(&place.id).to_owned())),
@@ -454,60 +464,6 @@ fn paths(options: &RunOptions) -> (Vec<String>, Vec<String>) {
         }
     }
     (masked, keep(&READONLY_PATHS))
-}
-
-fn namespaces(options: &RunOptions, network: &NetworkNamespace) -> Vec<LinuxNamespace> {
-    let isolation = &options.isolation;
-    let mut list = Vec::new();
-    let mut add = |kind, path: Option<PathBuf>| {
-        let mut namespace = LinuxNamespace::default();
-        namespace.set_typ(kind).set_path(path);
-        list.push(namespace);
-    };
-    let kinds = [
-        (LinuxNamespaceType::Pid, isolation.pid),
-        (LinuxNamespaceType::Ipc, isolation.ipc),
-        (LinuxNamespaceType::Uts, isolation.uts),
-        (LinuxNamespaceType::Mount, Share::Private),
-        (LinuxNamespaceType::Cgroup, isolation.cgroup),
-    ];
-    for (kind, share) in kinds {
-        if share == Share::Private {
-            add(kind, None);
-        }
-    }
-    match network {
-        NetworkNamespace::New => add(LinuxNamespaceType::Network, None),
-        NetworkNamespace::Path(path) => add(LinuxNamespaceType::Network, Some(path.clone())),
-        NetworkNamespace::Host => {}
-    }
-    list
-}
-
-fn sysctls(options: &RunOptions, place: &Place) -> Result<Vec<(String, String)>> {
-    let mut settings = Vec::new();
-    let own_network = place.network == NetworkNamespace::New;
-    // Lets every group of the container use ICMP sockets, which is how `ping` works without CAP_NET_RAW.
-    if own_network {
-        settings.push(("net.ipv4.ping_group_range".to_owned(), "0 0".to_owned()));
-    }
-    for (name, value) in &options.isolation.sysctls {
-        let shared = match name.as_str() {
-            _ if name.starts_with("net.") && !own_network => Some("network"),
-            "kernel.domainname" if options.isolation.uts == Share::Host => Some("UTS"),
-            "kernel.domainname" => None,
-            _ if !name.starts_with("net.") && options.isolation.ipc == Share::Host => Some("IPC"),
-            _ => None,
-        };
-        if let Some(namespace) = shared {
-            let message =
-                format!("sysctl `{name}` would change a {namespace} namespace that is not the container's own");
-            return Err(Error::new(Kind::Usage, message));
-        }
-        settings.retain(|(known, _)| known != name);
-        settings.push((name.clone(), value.clone()));
-    }
-    Ok(settings)
 }
 
 fn resources(asked: &ResourceOptions, host: &HostFacts) -> Result<LinuxResources> {

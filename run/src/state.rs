@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::store::format::Roots;
+use layerfs::userns::Mapping;
 use oci_spec::runtime::Process;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,9 @@ pub struct Record {
     pub stop_signal: i32,
     /// Its control group, recorded before it is made, for whoever clears up.
     pub cgroup: Cgroup,
+    /// The maps of its own user namespace, in the ids of whoever made it; `None` where it has none. Nobody else is
+    /// given these ids as unused ones.
+    pub ids: Option<Mapping>,
     /// All options.
     pub options: RunOptions,
     /// What must stay in the store for it.
@@ -209,6 +213,16 @@ impl Containers {
         }
         let container = Container { dir: owner.dir.clone(), record, status: None };
         Ok((owner, container))
+    }
+
+    /// Keeps others from choosing names and ids until dropped.
+    ///
+    /// # Errors
+    /// The folder cannot be locked.
+    pub fn hold(&self) -> Result<OwnedFd> {
+        let folder = open_folder(&self.dir)?;
+        rustix::fs::flock(&folder, FlockOperation::LockExclusive).at("lock", &self.dir)?;
+        Ok(folder)
     }
 
     /// Every container with a record, oldest first. What is half-made, or vanishes while it is read, is left out.

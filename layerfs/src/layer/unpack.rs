@@ -166,8 +166,9 @@ pub(super) fn unpack_beside(
 ) -> Result<Fresh> {
     let (dir, files) = store.new_layer_dir()?;
     let root = File::open(&files).at("open", &files)?;
-    let single_id = store.mapping()?.is_single();
-    let options = ApplyOptions { limits: limits.clone().for_blob(descriptor.size), single_id };
+    let single_id = store.owners().is_none() && store.mapping()?.is_single();
+    let limits = limits.clone().for_blob(descriptor.size);
+    let options = ApplyOptions { limits, single_id, owners: store.owners().cloned() };
     let (applied, found) = pipeline(packed, |plain| apply(plain, root.as_fd(), &options))?;
     if found != diff_id.0 {
         return Err(Error::new(

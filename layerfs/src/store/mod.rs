@@ -51,6 +51,8 @@ use crate::userns::Mapping;
 pub struct Store {
     root: PathBuf,
     mapping: OnceLock<Mapping>,
+    /// Whose owners the layers have, where it is not this process's namespace.
+    inner: Option<Mapping>,
     witness: OnceLock<File>,
 }
 
@@ -87,7 +89,7 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self> {
         let unwritable = |error: Error| error.hint("choose a folder you can write with --store or LAYERFS_STORE");
         let root = std::path::absolute(root).at("find", root)?;
-        let store = Self { root, mapping: OnceLock::new(), witness: OnceLock::new() };
+        let store = Self { root, mapping: OnceLock::new(), inner: None, witness: OnceLock::new() };
         let version = store.root.join("layerfs-format");
         match fs::read_to_string(&version) {
             Ok(text) if text.trim().parse() == Ok(format::VERSION) => {}
@@ -151,6 +153,21 @@ impl Store {
         }
         let current = Mapping::current()?;
         Ok(self.mapping.get_or_init(|| current))
+    }
+
+    /// The same store as seen by a container with a user namespace of its own, whose maps are given in this process's
+    /// ids: its layers are others, because their files have other owners.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted.
+    pub fn for_namespace(&self, inner: &Mapping) -> Result<Self> {
+        let mapping = OnceLock::from(Mapping::current()?.compose(inner));
+        Ok(Self { root: self.root.clone(), mapping, inner: Some(inner.clone()), witness: OnceLock::new() })
+    }
+
+    /// Whose owners an unpacked layer gets, where they are not this process's own.
+    pub(crate) fn owners(&self) -> Option<&Mapping> {
+        self.inner.as_ref()
     }
 
     /// A folder of this process's own under `tmp/`.

@@ -9,6 +9,7 @@ pub mod container;
 pub mod fs;
 pub mod fuse;
 pub mod mount;
+pub mod namespace;
 pub mod process;
 pub mod schedule;
 pub mod signals;

@@ -9,9 +9,9 @@ use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::Platform;
 
 use crate::options::{
-    self, DeviceRequest, IsolationOptions, LogDriver, MountRequest, NetworkMode, NetworkOptions, PortMapping,
-    ProcessOptions, Removal, ResourceOptions, RunOptions, SecurityOption, Share, StopOptions, StorageOptions, Streams,
-    Ulimit,
+    self, DeviceRequest, IdRule, IsolationOptions, LogDriver, MountRequest, NetworkMode, NetworkOptions, PortMapping,
+    ProcessOptions, Removal, ResourceOptions, RunOptions, SecurityOption, Share, SharedMemory, StopOptions,
+    StorageOptions, Streams, Ulimit, UserNamespace,
 };
 use crate::pull::Policy;
 use crate::terminal::DetachKeys;
@@ -80,21 +80,33 @@ struct ProcessFlags {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Isolation")]
 struct IsolationFlags {
-    /// IPC namespace: private or host
-    #[arg(long, value_name = "MODE", value_parser = share)]
-    ipc: Option<Share>,
-    /// Process namespace: private or host
-    #[arg(long, value_name = "MODE", value_parser = share)]
+    /// IPC namespace: shareable (usual), private, none, host, container:NAME, ns:PATH
+    #[arg(long, value_name = "MODE", value_parser = options::ipc)]
+    ipc: Option<(Share, SharedMemory)>,
+    /// Process namespace: private, host, container:NAME, ns:PATH
+    #[arg(long, value_name = "MODE", value_parser = options::share)]
     pid: Option<Share>,
-    /// UTS namespace: private or host
-    #[arg(long, value_name = "MODE", value_parser = share)]
+    /// UTS namespace: private, host, container:NAME, ns:PATH
+    #[arg(long, value_name = "MODE", value_parser = options::share)]
     uts: Option<Share>,
-    /// Cgroup namespace: private or host
-    #[arg(long, value_name = "MODE", value_parser = share)]
+    /// Cgroup namespace: private, host, container:NAME, ns:PATH
+    #[arg(long, value_name = "MODE", value_parser = options::share)]
     cgroupns: Option<Share>,
-    /// User namespace: host, which is the user's own where the user is not root
-    #[arg(long, value_name = "MODE", value_parser = userns)]
-    userns: Option<()>,
+    /// User namespace: host (usual), keep-id, auto, nomap, container:NAME, ns:PATH
+    #[arg(long, value_name = "MODE", value_parser = options::user_namespace, conflicts_with_all = ["uidmap", "gidmap", "subuidname", "subgidname"])]
+    userns: Option<UserNamespace>,
+    /// A user namespace with these user ids
+    #[arg(long, value_name = "CONTAINER:FROM[:SIZE]", value_parser = options::id_rule, value_delimiter = ',', conflicts_with_all = ["subuidname", "subgidname"])]
+    uidmap: Vec<IdRule>,
+    /// A user namespace with these group ids
+    #[arg(long, value_name = "CONTAINER:FROM[:SIZE]", value_parser = options::id_rule, value_delimiter = ',', conflicts_with_all = ["subuidname", "subgidname"])]
+    gidmap: Vec<IdRule>,
+    /// A user namespace with the ids of this name in /etc/subuid
+    #[arg(long, value_name = "NAME")]
+    subuidname: Option<String>,
+    /// The same for /etc/subgid
+    #[arg(long, value_name = "NAME")]
+    subgidname: Option<String>,
     /// Every capability and device, no seccomp filter, nothing masked
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     privileged: Option<bool>,
@@ -338,11 +350,14 @@ fn entrypoint(text: &str) -> Result<Vec<String>> {
 
 impl IsolationFlags {
     fn options(&self) -> IsolationOptions {
+        let (ipc, shared_memory) = self.ipc.clone().unwrap_or_default();
         IsolationOptions {
-            ipc: self.ipc.unwrap_or_default(),
-            pid: self.pid.unwrap_or_default(),
-            uts: self.uts.unwrap_or_default(),
-            cgroup: self.cgroupns.unwrap_or_default(),
+            user: self.user_namespace(),
+            ipc,
+            shared_memory,
+            pid: self.pid.clone().unwrap_or_default(),
+            uts: self.uts.clone().unwrap_or_default(),
+            cgroup: self.cgroupns.clone().unwrap_or_default(),
             privileged: is_on(self.privileged),
             cap_add: self.cap_add.clone(),
             cap_drop: self.cap_drop.clone(),
@@ -350,6 +365,22 @@ impl IsolationFlags {
             devices: self.device.clone(),
             sysctls: self.sysctl.clone(),
             ulimits: self.ulimit.clone(),
+        }
+    }
+}
+
+impl IsolationFlags {
+    fn user_namespace(&self) -> UserNamespace {
+        if !self.uidmap.is_empty() || !self.gidmap.is_empty() {
+            return options::id_rules(&self.uidmap, &self.gidmap);
+        }
+        match (&self.subuidname, &self.subgidname) {
+            (None, None) => self.userns.clone().unwrap_or_default(),
+            // Most have the same name in both files.
+            (Some(name), None) | (None, Some(name)) => {
+                UserNamespace::Named { user: name.clone(), group: name.clone() }
+            }
+            (Some(user), Some(group)) => UserNamespace::Named { user: user.clone(), group: group.clone() },
         }
     }
 }
@@ -399,23 +430,6 @@ fn pair(text: &str) -> (String, String) {
 
 fn usage(message: String) -> Error {
     Error::new(Kind::Usage, message)
-}
-
-fn share(text: &str) -> Result<Share> {
-    match text {
-        "private" | "" => Ok(Share::Private),
-        "host" => Ok(Share::Host),
-        _ => Err(usage(format!("mode `{text}` is not supported by `run` yet; private and host are"))),
-    }
-}
-
-fn userns(text: &str) -> Result<()> {
-    match text {
-        "host" | "" => Ok(()),
-        _ => Err(usage(format!(
-            "mode `{text}` is not supported by `run` yet; host is, where root inside is the user outside"
-        ))),
-    }
 }
 
 /// podman takes several unmasked paths between colons.

@@ -52,7 +52,7 @@ fn run_parsed(arguments: &Run) -> Result<i32> {
         return Err(Error::new(Kind::Usage, "--preserve-fds hands nothing over with --detach"));
     }
     check_cidfile(&arguments.create)?;
-    let caller = Caller::enter_with(arguments.common.store(), &options.network.mode, note)?;
+    let caller = Caller::enter_for(arguments.common.store(), &options, note)?;
     let prepared = make(&caller, &arguments.create, options)?;
     let id = prepared.container.record.id.clone();
     let dir = prepared.container.dir.clone();
@@ -181,7 +181,7 @@ pub(super) fn create(words: &[OsString]) -> i32 {
     let made = (|| {
         check_cidfile(&arguments.create)?;
         let options = arguments.create.options()?;
-        let caller = Caller::enter(arguments.common.store(), note)?;
+        let caller = Caller::enter_for(arguments.common.store(), &options, note)?;
         let prepared = make(&caller, &arguments.create, options)?;
         sweep::all(&caller.containers);
         Ok(prepared.container.record.id)
@@ -221,11 +221,11 @@ pub(super) fn start(words: &[OsString]) -> i32 {
     if attach && arguments.containers.len() > 1 {
         return tell("run", &Error::new(Kind::Usage, "one container can be attached to at a time"), exit::ENGINE);
     }
-    // One process can be in one user namespace: the first container's network decides which.
+    // One process can be in one user namespace: the first container's options decide which.
     let entered = prepare::store_root(arguments.common.store()).and_then(|root| {
         let first = Containers::below(&root).find(&arguments.containers[0]);
-        let network = first.map(|container| container.record.options.network.mode).unwrap_or_default();
-        Caller::enter_with(arguments.common.store(), &network, note)
+        let options = first.map(|container| container.record.options).unwrap_or_default();
+        Caller::enter_for(arguments.common.store(), &options, note)
     });
     let caller = match entered {
         Ok(caller) => caller,

@@ -3,20 +3,17 @@
 //! The kernel takes the mapping as a user namespace. Where the container's own does not exist yet, or another one is
 //! asked for, a process that does nothing lends its namespace for a moment.
 
-use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::sys::mount::{MountAttributes, set_attributes};
-use layerfs::sys::process::{self as sys, CloneOptions};
+use layerfs::sys::process as sys;
+use layerfs::userns::{IdRange, Mapping};
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, Mount, Spec};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::options::IdMap;
-use crate::init::libc_flag;
 
 /// What one mount maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,22 +69,10 @@ fn namespace(spec: &Spec, mount: &Mount, idmap: &IdMap) -> Result<OwnedFd> {
 
 /// A user namespace with these mappings, and nobody in it.
 fn lend(maps: &Maps) -> Result<OwnedFd> {
-    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).context(|| "make a pipe")?;
-    let writer = std::cell::Cell::new(Some(writer));
-    let options = CloneOptions { namespaces: libc_flag::USER, ..CloneOptions::default() };
-    let child = sys::clone_child(&options, || {
-        drop(writer.take());
-        // Until the other end is closed.
-        let _ = rustix::io::read(&reader, &mut [0u8; 1]);
-        0
-    })
-    .context(|| "make a user namespace")?;
-    let proc = format!("/proc/{}", child.pid);
-    let made = crate::launch::running::write_maps(child.pid, &maps.uids, &maps.gids)
-        .and_then(|()| fs::File::open(format!("{proc}/ns/user")).context(|| "open the user namespace"));
-    drop(writer.take());
-    let _ = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
-    made.map(OwnedFd::from)
+    let map = |maps: &[LinuxIdMapping]| {
+        maps.iter().map(|m| IdRange { container: m.container_id(), host: m.host_id(), size: m.size() }).collect()
+    };
+    Mapping { uids: map(&maps.uids), gids: map(&maps.gids) }.lend()
 }
 
 /// crun's spelling, which podman's `:idmap=…` hands on: `uids=0-1000-1#1-100000-65535;gids=…`, each range the first id

@@ -6,7 +6,7 @@ use layerfs::error::{Error, Kind, Result};
 use oci_spec::runtime::Mount;
 
 use super::{HostFacts, NetworkNamespace, Place};
-use crate::options::{MountRequest, RunOptions, SecurityOption, Share};
+use crate::options::{MountRequest, RunOptions, SecurityOption, Share, SharedMemory};
 
 /// Where the small init of `--init` is shown.
 pub(super) const INIT_PATH: &str = "/run/layerfs-init";
@@ -25,7 +25,7 @@ fn mount(destination: impl Into<PathBuf>, kind: &str, source: impl Into<PathBuf>
 }
 
 /// What every container has, parents first.
-pub(super) fn defaults(options: &RunOptions, host: &HostFacts, network: &NetworkNamespace) -> Vec<Mount> {
+pub(super) fn defaults(options: &RunOptions, host: &HostFacts, place: &Place) -> Vec<Mount> {
     let isolation = &options.isolation;
     let writable = if isolation.privileged { "rw" } else { "ro" };
     let quiet = ["nosuid", "noexec", "nodev"];
@@ -33,27 +33,38 @@ pub(super) fn defaults(options: &RunOptions, host: &HostFacts, network: &Network
     let mut list = Vec::new();
     // A file system of the kernel can be mounted by a user namespace only together with the namespace it shows; where
     // that one is the host's, the host's mount is bound instead.
-    list.push(match (isolation.pid, host.rootless) {
+    list.push(match (&isolation.pid, host.rootless) {
         (Share::Host, true) => mount("/proc", "bind", "/proc", &with(&["rbind", "rprivate"])),
         _ => mount("/proc", "proc", "proc", &quiet),
     });
     list.push(mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]));
     let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
     // Group 5 is `tty`, which a namespace of one id does not have.
-    if !host.single_id {
+    if !host.single_id && !host.no_tty_group {
         pts.push("gid=5");
     }
     list.push(mount("/dev/pts", "devpts", "devpts", &pts));
-    if isolation.ipc == Share::Host {
-        list.push(mount("/dev/shm", "bind", "/dev/shm", &with(&["rbind", "rprivate"])));
-        list.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &with(&["rbind", "rprivate"])));
-    } else {
-        let size = format!("size={}k", options.storage.shm_size.unwrap_or(DEFAULT_SHM_SIZE).div_ceil(1024));
-        let shm = ["nosuid", "noexec", "nodev", "mode=1777", &size];
-        list.push(mount("/dev/shm", "tmpfs", "shm", &shm));
-        list.push(mount("/dev/mqueue", "mqueue", "mqueue", &quiet));
+    match (&isolation.ipc, &place.joined.shared_memory) {
+        (Share::Private, _) => {
+            let size = format!("size={}k", options.storage.shm_size.unwrap_or(DEFAULT_SHM_SIZE).div_ceil(1024));
+            let shm = ["nosuid", "noexec", "nodev", "mode=1777", &size];
+            if isolation.shared_memory != SharedMemory::None {
+                list.push(mount("/dev/shm", "tmpfs", "shm", &shm));
+            }
+            list.push(mount("/dev/mqueue", "mqueue", "mqueue", &quiet));
+        }
+        (Share::Host, _) => {
+            list.push(mount("/dev/shm", "bind", "/dev/shm", &with(&["rbind", "rprivate"])));
+            list.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &with(&["rbind", "rprivate"])));
+        }
+        (Share::Container(_) | Share::Path(_), shared) => {
+            if let Some(folder) = shared {
+                list.push(mount("/dev/shm", "bind", folder, &with(&["bind", "rprivate"])));
+            }
+            list.push(mount("/dev/mqueue", "mqueue", "mqueue", &quiet));
+        }
     }
-    let own_network = *network == NetworkNamespace::New;
+    let own_network = place.network == NetworkNamespace::New;
     list.push(match own_network || !host.rootless {
         true => mount("/sys", "sysfs", "sysfs", &with(&[writable])),
         false => mount("/sys", "bind", "/sys", &with(&["rbind", "rprivate", writable])),
@@ -66,7 +77,7 @@ pub(super) fn defaults(options: &RunOptions, host: &HostFacts, network: &Network
 
 /// All mounts in the order they are made. A mount of the user's replaces a default one at the same place.
 pub(super) fn all(options: &RunOptions, host: &HostFacts, place: &Place) -> Result<Vec<Mount>> {
-    let mut list = defaults(options, host, &place.network);
+    let mut list = defaults(options, host, place);
     if options.storage.read_only {
         // What programs cannot do without, as podman does for a read-only image.
         for path in ["/run", "/tmp", "/var/tmp"] {

@@ -121,6 +121,14 @@ fn groups(group: &[u8]) -> impl Iterator<Item = (&str, u32, &str)> {
     })
 }
 
+/// Names and ids of either file.
+pub(crate) fn entries(file: &[u8]) -> impl Iterator<Item = (&str, u32)> {
+    file.split(|b| *b == b'\n').filter_map(|line| {
+        let mut fields = std::str::from_utf8(line).ok()?.split(':');
+        Some((fields.next()?, number(fields.nth(1)?)?))
+    })
+}
+
 fn number(text: &str) -> Option<u32> {
     text.parse().ok().filter(|id| *id <= ID_MAX && text.bytes().all(|b| b.is_ascii_digit()))
 }

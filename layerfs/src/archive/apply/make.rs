@@ -74,10 +74,10 @@ impl Extractor<'_> {
 
     /// Sets the owner where it is not the creator's; says whether it did.
     fn own_file(&mut self, entry: &Entry, file: &File) -> Result<bool> {
-        if self.options.single_id || (entry.uid, entry.gid) == (0, 0) {
+        if self.is_makers_own(entry) {
             return Ok(false);
         }
-        let (uid, gid) = ids(entry)?;
+        let (uid, gid) = self.owner(entry)?;
         match rustix::fs::fchown(file, Some(uid), Some(gid)) {
             Err(Errno::INVAL) => Err(unmapped(entry)),
             result => result.context(|| "change the owner").map(|()| true),
@@ -98,8 +98,8 @@ impl Extractor<'_> {
 
     /// Owner, attributes and time of what cannot be opened for it.
     fn finish_unopened(&mut self, entry: &Entry, folder: &Folder, name: &[u8]) -> Result<()> {
-        if !self.options.single_id && (entry.uid, entry.gid) != (0, 0) {
-            let (uid, gid) = ids(entry)?;
+        if !self.is_makers_own(entry) {
+            let (uid, gid) = self.owner(entry)?;
             match rustix::fs::chownat(&folder.fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::INVAL) => return Err(unmapped(entry)),
                 result => result.context(|| "change the owner")?,
@@ -192,7 +192,7 @@ impl Extractor<'_> {
             result => {
                 result.context(|| "create the special file")?;
                 self.finish_unopened(entry, folder, name)?;
-                let chowned = !self.options.single_id && (entry.uid, entry.gid) != (0, 0);
+                let chowned = !self.is_makers_own(entry);
                 if entry.mode & 0o777 & !self.umask != entry.mode || (chowned && entry.mode & 0o6000 != 0) {
                     change_mode(folder, name, kind, entry.mode)?;
                 }

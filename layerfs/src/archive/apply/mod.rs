@@ -28,7 +28,7 @@ use super::read::{Entry, EntryKind, TarReader, Time};
 use super::whiteout::{self, Meaning, OPAQUE_XATTR, OVERRIDE_XATTR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{proc_path, umask};
-use crate::userns::unmapped_id;
+use crate::userns::{Mapping, unmapped_id};
 
 /// How to apply.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +37,8 @@ pub struct ApplyOptions {
     pub limits: Limits,
     /// Only one id exists: owners are recorded in an extended attribute instead of set.
     pub single_id: bool,
+    /// The user namespace that the archive's owners are ids of, in this process's ids; `None` for its own.
+    pub owners: Option<Mapping>,
 }
 
 /// What was applied, and what it leaves to the layers below.
@@ -110,9 +112,13 @@ struct FolderWork {
 impl Extractor<'_> {
     /// A folder made below one with the setgid bit has that too, and would give its group to all that is made in it.
     fn own_root(&self) -> Result<()> {
+        if let Some((uid, gid)) = self.foreign_root()? {
+            rustix::fs::fchown(self.root, Some(uid), Some(gid)).context(|| "change the owner of the root")?;
+        }
         let stat = rustix::fs::fstat(self.root).context(|| "look at the root")?;
         if stat.st_mode & 0o2000 != 0 && !self.options.single_id {
-            let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+            let own = || (rustix::process::geteuid(), rustix::process::getegid());
+            let (user, group) = self.foreign_root()?.unwrap_or_else(own);
             rustix::fs::fchown(self.root, Some(user), Some(group)).context(|| "change the owner of the root")?;
             rustix::fs::fchmod(self.root, Mode::from_raw_mode(0o755)).context(|| "change the mode of the root")?;
         }
@@ -217,7 +223,7 @@ impl Extractor<'_> {
     /// Owner and attributes of a folder at once; the rest is left for the end.
     fn describe(&mut self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<FolderWork> {
         if !self.options.single_id {
-            let (uid, gid) = ids(entry)?;
+            let (uid, gid) = self.owner(entry)?;
             match rustix::fs::chownat(fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH) {
                 Err(Errno::INVAL) => return Err(unmapped(entry)),
                 result => result.context(|| "change the owner")?,
@@ -284,6 +290,35 @@ impl Extractor<'_> {
             self.whiteouts.remove(path);
         }
         Ok(())
+    }
+
+    /// Who owns an entry here.
+    fn owner(&self, entry: &Entry) -> Result<(Uid, Gid)> {
+        let narrow = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
+        let (uid, gid) = (narrow(entry.uid), narrow(entry.gid));
+        let (uid, gid) = match &self.options.owners {
+            Some(owners) => (uid.and_then(|id| owners.uid_outside(id)), gid.and_then(|id| owners.gid_outside(id))),
+            None => (uid, gid),
+        };
+        match (uid, gid) {
+            (Some(uid), Some(gid)) => Ok((Uid::from_raw(uid), Gid::from_raw(gid))),
+            (Some(_), None) => Err(unmapped_id("group", entry.gid)),
+            (None, _) => Err(unmapped_id("owner", entry.uid)),
+        }
+    }
+
+    /// Root of another namespace, where it is that one's files that are made.
+    fn foreign_root(&self) -> Result<Option<(Uid, Gid)>> {
+        let Some(owners) = &self.options.owners else { return Ok(None) };
+        match (owners.uid_outside(0), owners.gid_outside(0)) {
+            (Some(uid), Some(gid)) => Ok(Some((Uid::from_raw(uid), Gid::from_raw(gid)))),
+            _ => Err(unmapped_id("owner", 0)),
+        }
+    }
+
+    /// Whether what is made for an entry has its owner from the start.
+    fn is_makers_own(&self, entry: &Entry) -> bool {
+        self.options.single_id || (self.options.owners.is_none() && (entry.uid, entry.gid) == (0, 0))
     }
 
     fn owned_by_default(&self, entry: &Entry) -> bool {
@@ -360,11 +395,6 @@ fn forget<T>(map: &mut BTreeMap<Vec<u8>, T>, path: &[u8]) {
     let gone: Vec<Vec<u8>> = inside(path, |range| map.range(range).map(|(path, _)| path.clone()).collect());
     gone.iter().for_each(|path| drop(map.remove(path)));
     map.remove(path);
-}
-
-fn ids(entry: &Entry) -> Result<(Uid, Gid)> {
-    let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or_else(|| unmapped(entry));
-    Ok((Uid::from_raw(id(entry.uid)?), Gid::from_raw(id(entry.gid)?)))
 }
 
 fn unmapped(entry: &Entry) -> Error {

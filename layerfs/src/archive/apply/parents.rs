@@ -95,6 +95,10 @@ impl Extractor<'_> {
         self.check_depth(path)?;
         self.remember(path)?;
         rustix::fs::mkdirat(&here.fd, name, Mode::from_raw_mode(0o755)).context(|| "create the parent folder")?;
+        if let Some((uid, gid)) = self.foreign_root()? {
+            rustix::fs::chownat(&here.fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .context(|| "change the owner of the parent folder")?;
+        }
         self.applied.implied.insert(path.to_vec());
         let work = FolderWork { mode: 0o755, mtime: Time::default(), acls: Vec::new() };
         self.folders.insert(path.to_vec(), work);
