@@ -59,7 +59,7 @@ impl Place {
 
     fn apply(&self, bytes: impl Read, limits: Limits) -> Result<Applied> {
         let root = File::open(self.root()).expect("it was made");
-        apply(bytes, root.as_fd(), &ApplyOptions { limits, single_id: false })
+        apply(bytes, root.as_fd(), &ApplyOptions { limits, ..ApplyOptions::default() })
     }
 
     /// Everything but what is inside the root, to the nanosecond, and how many names the files have.

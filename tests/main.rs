@@ -29,4 +29,5 @@ mod runtime_spec;
 mod shared_cache;
 mod store;
 mod tidy;
+mod user_namespaces;
 mod vm;

@@ -119,8 +119,7 @@ pub fn ranges_of(user: &str, group: &str) -> Mapping {
     Mapping { uids: read("/etc/subuid", user), gids: read("/etc/subgid", group) }
 }
 
-/// The name of a user of this machine.
-pub fn user_name(uid: u32) -> Option<String> {
+fn user_name(uid: u32) -> Option<String> {
     let passwd = fs::read_to_string("/etc/passwd").ok()?;
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');

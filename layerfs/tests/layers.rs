@@ -152,7 +152,7 @@ fn nothing_leaves_the_root() {
 
 #[test]
 fn limits_are_errors_that_name_them() {
-    let small = |limits| ApplyOptions { limits, single_id: false };
+    let small = |limits| ApplyOptions { limits, ..ApplyOptions::default() };
     let dir = tempfile::tempdir().unwrap();
     let bytes = archive(&[(F, "a", "12345", 0o644), (F, "b", "12345", 0o644)]);
     for (limits, word) in

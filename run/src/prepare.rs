@@ -1,6 +1,8 @@
 //! From an image and options to everything a launch needs: the container's folder, its mounts, its specification.
 
+mod accounts;
 mod namespaces;
+mod owners;
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -183,15 +185,22 @@ fn complete(caller: &Caller, image: &Image, owner: Owner, mut container: Contain
     for (file, _) in &place.files {
         layers.give_to_root(file)?;
     }
-    let mut spec = spec::for_container(&image.config, &options, &facts, &place)?;
-    let cgroup = control_group(&mut spec, &options)?;
     let (rootfs, is_new) = root(&owner, &layers, options.remove, options.storage.backend)?;
-    if is_new {
+    let kept = default_user(&options.isolation.user, caller.user).and(caller.user).map(accounts::Names::of_host);
+    let home = spec::workdir(&image.config, &options)?;
+    let accounts = accounts::complete(&view, &mut place.user, kept.as_ref(), &home);
+    if let (true, Some(upper)) = (is_new, &rootfs.upper) {
         // Later the container could have put a symlink of its own in the way.
         let mut folders: Vec<PathBuf> = options.storage.mounts.iter().filter_map(folder_of).collect();
         folders.extend(image_folders(&image.config, &options));
-        make_folders(&view, &rootfs, &layers, &folders)?;
+        make_folders(&view, upper, &layers, &folders)?;
+        for (path, content) in accounts {
+            accounts::write(&view, upper, &layers, path, &content)?;
+        }
     }
+    give_volumes(&options, &place)?;
+    let mut spec = spec::for_container(&image.config, &options, &facts, &place)?;
+    let cgroup = control_group(&mut spec, &options)?;
     container.record.process = spec.process().clone().unwrap_or_default();
     container.record.cgroup = cgroup.cgroup();
     owner.write_record(&container.record)?;
@@ -215,9 +224,8 @@ impl Layers {
             return Ok(Self { lowers: unpacked(&caller.store, image)?, ids: None, mounted: None });
         };
         let is_root = caller.user.is_none() && !caller.entered.rootless;
-        let mounted = is_root
-            && backend != MountBackend::Fuse
-            && layerfs::mount::maps_owners(&caller.store.layers_dir(), ids)?;
+        let mounted =
+            is_root && backend != MountBackend::Fuse && layerfs::mount::maps_owners(&caller.store.layers_dir(), ids)?;
         let lowers = match mounted {
             true => unpacked(&caller.store, image)?,
             false => unpacked(&caller.store.for_namespace(ids)?, image)?,
@@ -291,6 +299,23 @@ fn check_sources(options: &RunOptions) -> Result<()> {
     for request in &options.storage.mounts {
         if let MountRequest::Bind { source, .. } = request {
             fs::metadata(source).at("open volume", source)?;
+        }
+    }
+    Ok(())
+}
+
+/// Volumes that are to be the container's user's, each time it starts, as with podman.
+fn give_volumes(options: &RunOptions, place: &Place) -> Result<()> {
+    let (uid, gid) = (place.user.uid, place.user.gid);
+    let owner = match place.users.mapping() {
+        Some(ids) => (ids.uid_outside(uid).unwrap_or(uid), ids.gid_outside(gid).unwrap_or(gid)),
+        None => (uid, gid),
+    };
+    for request in &options.storage.mounts {
+        if let MountRequest::Bind { source, options, .. } = request
+            && options.iter().any(|word| word == "U")
+        {
+            owners::give(source, owner)?;
         }
     }
     Ok(())
@@ -371,8 +396,7 @@ fn image_folders(config: &ImageConfig, options: &RunOptions) -> Vec<PathBuf> {
 
 /// Makes folders in the upper layer that the image does not have. Those on the way are copied up: the same mode and
 /// owner, and no mark of opacity, so that what lies in them below still shows.
-fn make_folders(view: &MergedView, rootfs: &MountPlan, layers: &Layers, folders: &[PathBuf]) -> Result<()> {
-    let Some(upper) = &rootfs.upper else { return Ok(()) };
+fn make_folders(view: &MergedView, upper: &Upper, layers: &Layers, folders: &[PathBuf]) -> Result<()> {
     'folders: for folder in folders {
         if view.resolve(folder)?.is_some() {
             continue;

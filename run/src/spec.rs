@@ -16,8 +16,8 @@ use layerfs::error::{Error, Kind, Result};
 use layerfs::oci::ImageConfig;
 use oci_spec::runtime::{
     BoxBuilder, Capabilities, Capability, Linux, LinuxCapabilities, LinuxCpu, LinuxDevice, LinuxDeviceBuilder,
-    LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemory, LinuxPids, LinuxResources, LinuxResourcesBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root,
-    Spec, User,
+    LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemory, LinuxPids, LinuxResources,
+    LinuxResourcesBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
 };
 
 use crate::options::{ResourceOptions, RunOptions, SecurityOption, Share, Ulimit};
@@ -298,7 +298,8 @@ fn arguments(config: &ImageConfig, options: &RunOptions) -> Result<Vec<String>> 
     Ok(words)
 }
 
-fn workdir(config: &ImageConfig, options: &RunOptions) -> Result<String> {
+/// The folder the process begins in.
+pub(crate) fn workdir(config: &ImageConfig, options: &RunOptions) -> Result<String> {
     checked_workdir(options.process.workdir.as_deref().or_else(|| config.text("WorkingDir")).unwrap_or("/"))
 }
 

@@ -72,8 +72,13 @@ pub fn plan(mode: &UserNamespace, ids: &Ids) -> Result<Option<Mapping>> {
         UserNamespace::Named { .. } => both(&|side| {
             let mut map = Vec::new();
             for range in side.ranges {
-                let rule =
-                    IdRule { container: end_of(&map), from: range.host, size: range.size, host: true, ..IdRule::default() };
+                let rule = IdRule {
+                    container: end_of(&map),
+                    from: range.host,
+                    size: range.size,
+                    host: true,
+                    ..IdRule::default()
+                };
                 map.extend(side.pieces(&rule)?);
             }
             Ok(map)
@@ -149,6 +154,10 @@ impl<'a> Side<'a> {
     }
 
     fn by_rules(&self, rules: &[IdRule]) -> Result<Vec<IdRange>> {
+        if rules.is_empty() && self.is_user {
+            // What was said was for the others alone.
+            return Ok(self.identity());
+        }
         let mut map: Vec<IdRange> = Vec::new();
         for rule in rules {
             for piece in self.pieces(rule)? {
@@ -259,7 +268,10 @@ fn free(all: Vec<IdRange>, taken: impl Iterator<Item = IdRange> + Clone) -> Vec<
             .flat_map(|range| {
                 let before = other.host.saturating_sub(range.host).min(range.size);
                 let from = end(other.host, other.size).saturating_sub(range.host).min(range.size).max(before);
-                [IdRange { size: before, ..range }, IdRange { host: range.host + from, size: range.size - from, ..range }]
+                [
+                    IdRange { size: before, ..range },
+                    IdRange { host: range.host + from, size: range.size - from, ..range },
+                ]
             })
             .filter(|range| range.size > 0)
             .collect();
@@ -283,7 +295,9 @@ fn fill(map: &mut Vec<IdRange>, free: Vec<IdRange>, limit: u32) -> bool {
     for mut range in free {
         while range.size > 0 && next < limit {
             // The ids inside that are given already.
-            if let Some(taken) = map.iter().find(|taken| taken.container <= next && next < end(taken.container, taken.size)) {
+            if let Some(taken) =
+                map.iter().find(|taken| taken.container <= next && next < end(taken.container, taken.size))
+            {
                 next = end(taken.container, taken.size);
                 continue;
             }
@@ -294,7 +308,8 @@ fn fill(map: &mut Vec<IdRange>, free: Vec<IdRange>, limit: u32) -> bool {
             range = IdRange { host: range.host + size, size: range.size - size, ..range };
         }
     }
-    while let Some(taken) = map.iter().find(|taken| taken.container <= next && next < end(taken.container, taken.size)) {
+    while let Some(taken) = map.iter().find(|taken| taken.container <= next && next < end(taken.container, taken.size))
+    {
         next = end(taken.container, taken.size);
     }
     next >= limit

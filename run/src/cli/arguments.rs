@@ -377,9 +377,7 @@ impl IsolationFlags {
         match (&self.subuidname, &self.subgidname) {
             (None, None) => self.userns.clone().unwrap_or_default(),
             // Most have the same name in both files.
-            (Some(name), None) | (None, Some(name)) => {
-                UserNamespace::Named { user: name.clone(), group: name.clone() }
-            }
+            (Some(name), None) | (None, Some(name)) => UserNamespace::Named { user: name.clone(), group: name.clone() },
             (Some(user), Some(group)) => UserNamespace::Named { user: user.clone(), group: group.clone() },
         }
     }

@@ -6,6 +6,7 @@ use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::sys::container::hide_from_tracers;
 use layerfs::sys::process::{self as sys, Child, CloneOptions};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -167,6 +168,12 @@ pub(crate) fn join(namespaces: &[(OwnedFd, LinkNameSpaceType)]) -> Result<()> {
                 _ => error,
             }
         })?;
+        if *kind == LinkNameSpaceType::User {
+            // Whoever comes from outside may have no id in there, and makes no file without one. A namespace without an
+            // id 0 shows in what follows.
+            let _ = rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT);
+            let _ = rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT);
+        }
     }
     Ok(())
 }

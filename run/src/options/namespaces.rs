@@ -147,7 +147,8 @@ pub fn ipc(text: &str) -> Result<(Share, SharedMemory)> {
 /// No such mode, or an option that it does not have.
 pub fn user_namespace(text: &str) -> Result<UserNamespace> {
     let (mode, rest) = text.split_once(':').unwrap_or((text, ""));
-    let pairs = || rest.split(',').filter(|word| !word.is_empty()).map(|word| word.split_once('=').unwrap_or((word, "")));
+    let pairs =
+        || rest.split(',').filter(|word| !word.is_empty()).map(|word| word.split_once('=').unwrap_or((word, "")));
     let unknown = |key: &str| usage(format!("`{key}` is not an option of --userns {mode}"));
     match mode {
         "" | "host" if rest.is_empty() => Ok(UserNamespace::Host),
@@ -221,7 +222,8 @@ pub fn id_rule(text: &str) -> Result<IdRule> {
 /// as users' or groups' only.
 pub fn id_rules(uids: &[IdRule], gids: &[IdRule]) -> UserNamespace {
     let for_both = |rules: &[IdRule]| rules.iter().filter(|rule| rule.only.is_none()).cloned().collect::<Vec<_>>();
-    let of = |rules: &[IdRule], kind| rules.iter().filter(|r| r.only.is_none_or(|only| only == kind)).cloned().collect();
+    let of =
+        |rules: &[IdRule], kind| rules.iter().filter(|r| r.only.is_none_or(|only| only == kind)).cloned().collect();
     let (mut users, mut groups): (Vec<_>, Vec<_>) = (of(uids, IdKind::User), of(gids, IdKind::Group));
     if gids.is_empty() {
         groups = for_both(uids);

@@ -160,9 +160,12 @@ fn bind_options<'a>(words: impl Iterator<Item = &'a str>) -> Result<Vec<String>>
             }
             // SELinux labels: without SELinux there is nothing to relabel. The spec refuses them where there is.
             "z" | "Z" => options.push(word.to_owned()),
+            // Its files become the container's user's, or are shown as if they were.
+            "U" | "idmap" => options.push(word.to_owned()),
+            _ if word.starts_with("idmap=") => options.push(word.to_owned()),
             // The image's content of the folder is never copied into a bind.
             "nocopy" => {}
-            "U" | "O" | "copy" | "idmap" => {
+            "O" | "copy" => {
                 return Err(usage(format!("volume option `{word}` is not supported by `run` yet")));
             }
             _ => return Err(usage(format!("`{word}` is not a volume option"))),
@@ -242,6 +245,9 @@ pub fn mount(text: &str, here: &Path) -> Result<MountRequest> {
                 memory.push(word.to_owned());
             }
             "rw" => bind.push(if on { "rw" } else { "ro" }.to_owned()),
+            "idmap" => bind.push(value.map_or_else(|| "idmap".to_owned(), |value| format!("idmap={value}"))),
+            "U" | "chown" if on => bind.push("U".to_owned()),
+            "U" | "chown" => {}
             "bind-propagation" => bind.push(needed()?.to_owned()),
             "bind-nonrecursive" if on => bind.push("bind".to_owned()),
             "bind-nonrecursive" => {}

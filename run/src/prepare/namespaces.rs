@@ -30,8 +30,11 @@ pub(super) fn enter_owner(containers: &Containers, options: &RunOptions) -> Resu
         match &found {
             Some((other, path)) if !is_same(other.as_fd(), outermost.as_fd())? => {
                 let (one, two) = (path.display(), file.display());
-                return Err(Error::new(Kind::Conflict, format!("`{one}` and `{two}` are in different user namespaces"))
-                    .hint("start the one with a namespace of the other, such as `--network container:NAME`"));
+                return Err(Error::new(
+                    Kind::Conflict,
+                    format!("`{one}` and `{two}` are in different user namespaces"),
+                )
+                .hint("start the one with a namespace of the other, such as `--network container:NAME`"));
             }
             Some(_) => {}
             None => found = Some((outermost, file)),
@@ -201,17 +204,14 @@ pub(super) fn users(
 }
 
 /// What there is to choose ids from.
-fn ids(
-    caller: &Caller,
-    mode: &UserNamespace,
-    needed: impl FnOnce() -> Result<u32>,
-    id: &str,
-) -> Result<Ids> {
+fn ids(caller: &Caller, mode: &UserNamespace, needed: impl FnOnce() -> Result<u32>, id: &str) -> Result<Ids> {
     let mut ids = Ids { own: Mapping::current()?, user: caller.user, ..Ids::default() };
     match mode {
         UserNamespace::Named { user, group } => {
             ids.ranges = userns::ranges_of(user, group);
-            for (ranges, name, file) in [(&ids.ranges.uids, user, "/etc/subuid"), (&ids.ranges.gids, group, "/etc/subgid")] {
+            for (ranges, name, file) in
+                [(&ids.ranges.uids, user, "/etc/subuid"), (&ids.ranges.gids, group, "/etc/subgid")]
+            {
                 if ranges.is_empty() {
                     return Err(Error::new(Kind::NotFound, format!("`{name}` has no range in {file}")));
                 }
@@ -219,7 +219,8 @@ fn ids(
         }
         UserNamespace::Auto { .. } => {
             ids.needed = needed()?;
-            let others = caller.containers.list()?.into_iter().filter(|other| other.record.id != id && !other.is_leftover());
+            let others =
+                caller.containers.list()?.into_iter().filter(|other| other.record.id != id && !other.is_leftover());
             ids.used = others.filter_map(|other| other.record.ids).collect();
             ids.ranges = userns::ranges_of(AUTO_OWNER, AUTO_OWNER);
             if ids.user.is_none() && (ids.ranges.uids.is_empty() || ids.ranges.gids.is_empty()) {

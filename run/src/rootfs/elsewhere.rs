@@ -36,7 +36,8 @@ pub(super) fn clone_from((pid, path): (u32, PathBuf)) -> Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let root = layerfs::sys::fs::open_dir(Path::new("/")).at("open", "/")?;
         let below = path.strip_prefix("/").unwrap_or(&path);
-        let folder = rustix::fs::openat2(root, below, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).at("open", &path)?;
+        let folder =
+            rustix::fs::openat2(root, below, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).at("open", &path)?;
         clone_mount_of(folder.as_fd(), false).at("copy the mount of", &path)
     };
     let child = sys::clone_child(&CloneOptions::default(), || {

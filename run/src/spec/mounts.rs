@@ -132,5 +132,5 @@ fn bind_options(options: &RunOptions, host: &HostFacts, source: &Path, words: &[
         let message = format!("volume `{}`: SELinux labels (z, Z) are not supported by `run` yet", source.display());
         return Err(Error::new(Kind::Unsupported, message).hint("--security-opt label=disable runs without labels"));
     }
-    Ok(words.iter().filter(|word| *word != "z" && *word != "Z").cloned().collect())
+    Ok(words.iter().filter(|word| !matches!(word.as_str(), "z" | "Z" | "U")).cloned().collect())
 }

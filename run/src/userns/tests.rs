@@ -74,12 +74,12 @@ fn rules_are_podmans() {
     check_rules(&["0:100000:5000"], &root(), Some(&[range(0, 100_000, 5000)]));
     check_rules(&["0:0:5", "3:9:5"], &root(), None);
     check_rules(&["0:0:5", "9:4:5"], &root(), None);
-    check_rules(&["0:0:65000", "+100000:1:1"], &root(), Some(&[range(0, 0, 1), range(2, 2, 64_998), range(100_000, 1, 1)]));
     check_rules(
-        &["+100000:1:1"],
-        &user(),
-        Some(&[range(0, 0, 1), range(1, 2, 65_535), range(100_000, 1, 1)]),
+        &["0:0:65000", "+100000:1:1"],
+        &root(),
+        Some(&[range(0, 0, 1), range(2, 2, 64_998), range(100_000, 1, 1)]),
     );
+    check_rules(&["+100000:1:1"], &user(), Some(&[range(0, 0, 1), range(1, 2, 65_535), range(100_000, 1, 1)]));
     check_rules(&["0:@100010:2", "7:@1000"], &user(), Some(&[range(0, 11, 2), range(7, 0, 1)]));
     check_rules(&["0:@5:2"], &user(), None);
 }
