@@ -16,11 +16,19 @@ use crate::spec::{DeviceNode, HostFacts, Users};
 /// The group of terminals.
 const TTY: u32 = 5;
 
-/// What `options` need to know of this machine for a container in the user namespace `users`.
+/// What `options` need to know of this machine.
+///
+/// # Errors
+/// Those of [`facts_for`].
+pub fn facts(entered: &Entered, options: &RunOptions) -> Result<HostFacts> {
+    facts_for(entered, &Users::Caller, options)
+}
+
+/// The same for a container in the user namespace `users`.
 ///
 /// # Errors
 /// A device or a seccomp profile that they name is not there.
-pub fn facts(entered: &Entered, users: &Users, options: &RunOptions) -> Result<HostFacts> {
+pub fn facts_for(entered: &Entered, users: &Users, options: &RunOptions) -> Result<HostFacts> {
     let current = || if entered.rootless { Mapping::current().map(Some) } else { Ok(None) };
     let ids = users.mapping().cloned().map_or_else(current, |ids| Ok(Some(ids)))?;
     let system = rustix::system::uname();

@@ -166,7 +166,7 @@ fn complete(caller: &Caller, image: &Image, owner: Owner, mut container: Contain
     let users = namespaces::users(caller, &options, needed, &owner, &mut container.record)?;
     let layers = Layers::of(caller, image, &users, options.storage.backend)?;
     let view = MergedView::new(&layers.lowers.dirs);
-    let facts = host::facts(&caller.entered, &users, &options)?;
+    let facts = host::facts_for(&caller.entered, &users, &options)?;
     check_sources(&options)?;
     let mut place = Place {
         id: container.record.id.clone(),
