@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn unknown_fields_survive_a_round_trip() {
-        let config = descriptor(media_type::OCI_CONFIG, r#","x-vendor":{"b":1,"a":2}"#);
+        let config = descriptor(media_type::OCI_CONFIG, r#","x-vendor":{"b":1,"a":2.8888888888888887e+137}"#);
         let text = format!(
             r#"{{"schemaVersion":2,"mediaType":"{}","config":{config},"layers":[],"annotations":{{"z":"1","a":"2"}},"future":true}}"#,
             media_type::OCI_MANIFEST
