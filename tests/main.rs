@@ -7,6 +7,7 @@ mod harness;
 
 mod bad_input;
 mod control_groups;
+mod copy_peers;
 mod corpus;
 mod crash;
 mod crowd;

@@ -24,6 +24,8 @@ mod policy;
 mod read;
 mod registries;
 mod registry;
+mod removal;
+pub mod retention;
 mod stream;
 mod time;
 mod transfer;

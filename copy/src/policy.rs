@@ -5,7 +5,7 @@
 //! never accepted unseen. Where there is no file, everything is allowed.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
 use serde::Deserialize;
@@ -31,11 +31,11 @@ struct Document {
     transports: Map<String, Value>,
 }
 
-/// Checks a source against the user's policy, or else the system's.
+/// Checks a source against the policy `named` on the command line, the user's, or else the system's.
 ///
 /// # Errors
-/// The policy rejects the image, wants a signature, or is malformed.
-pub(crate) fn check(source: &Location, env: impl Fn(&str) -> Option<OsString>) -> Result<()> {
+/// The policy rejects the image, wants a signature, or is malformed, or the named one does not exist.
+pub(crate) fn check(source: &Location, named: Option<&Path>, env: impl Fn(&str) -> Option<OsString>) -> Result<()> {
     // What lies in our own store was let in before.
     if matches!(source, Location::Store(_)) {
         return Ok(());
@@ -43,7 +43,8 @@ pub(crate) fn check(source: &Location, env: impl Fn(&str) -> Option<OsString>) -
     let path = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let config = path("XDG_CONFIG_HOME").or_else(|| Some(path("HOME")?.join(".config")));
     let files = [config.map(|dir| dir.join("containers/policy.json")), Some("/etc/containers/policy.json".into())];
-    let Some(file) = files.into_iter().flatten().find(|file| file.is_file()) else { return Ok(()) };
+    let found = || files.into_iter().flatten().find(|file| file.is_file());
+    let Some(file) = named.map(Path::to_owned).or_else(found) else { return Ok(()) };
     let bytes = std::fs::read(&file).at("read", &file)?;
     let verdict = judge(&bytes, source).at("read policy", &file)?;
     match verdict {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use layerfs::archive::Compression;
 use layerfs::digest::Digest;
@@ -14,14 +15,14 @@ use layerfs::reference::Reference;
 use layerfs::store::{Image, Store};
 
 use crate::convert::{Changes, Recompress, convert};
-use crate::credentials::{Credential, Keyring, Places};
+use crate::credentials::{Credential, Found, Keyring, Places};
 use crate::execute::{Execution, Ids, Moved, PARALLEL};
 use crate::inventory::{self, Inventory, Platforms};
 use crate::location::Location;
 use crate::plan::{Foreign, Holdings, plan};
 use crate::policy::{self, Policy};
 use crate::registries::Registries;
-use crate::registry::{Network, Settings};
+use crate::registry::{Network, Repository, Settings};
 use crate::transport::directory::Directory;
 use crate::transport::docker_archive::{DockerArchiveSink, DockerArchiveSource};
 use crate::transport::layout::{LayoutSink, LayoutSource};
@@ -42,6 +43,10 @@ pub struct Side {
     pub anonymous: bool,
     /// A folder of certificates in place of `certs.d`.
     pub cert_dir: Option<PathBuf>,
+    /// The one credential file to use for this side, in place of the usual ones.
+    pub authfile: Option<PathBuf>,
+    /// Where an `oci:` place has its blobs, if not in itself: `ALGORITHM/HEX` below this folder.
+    pub shared_blob_dir: Option<PathBuf>,
 }
 
 /// What an operation is told. Plain data; the default is right for most.
@@ -68,10 +73,16 @@ pub struct Options {
     pub preserve_digests: bool,
     /// How often a request or a blob is tried again.
     pub retries: u32,
+    /// The pause before something is tried again, where the registry names none; `None` doubles it each time.
+    pub retry_delay: Option<Duration>,
+    /// What our name in requests begins with.
+    pub user_agent_prefix: Option<String>,
     /// Blobs that move at the same time.
     pub parallel: usize,
     /// Whether the user's `policy.json` is asked about sources.
     pub policy: Policy,
+    /// The policy to ask in place of the user's or the system's.
+    pub policy_file: Option<PathBuf>,
     /// The real id of a user who entered a user namespace; `None` for who the process is.
     pub real_uid: Option<u32>,
 }
@@ -89,8 +100,11 @@ impl Default for Options {
             additional_tags: Vec::new(),
             preserve_digests: false,
             retries: 3,
+            retry_delay: None,
+            user_agent_prefix: None,
             parallel: PARALLEL,
             policy: Policy::Enforce,
+            policy_file: None,
             real_uid: None,
         }
     }
@@ -274,6 +288,21 @@ pub(crate) struct Reach<'a> {
     destination: Network,
 }
 
+/// Where a name leads, in the order to try.
+pub(crate) struct Explained {
+    pub(crate) endpoints: Vec<Leading>,
+    /// The credential files that were looked for.
+    pub(crate) searched: Vec<PathBuf>,
+}
+
+/// One registry a name leads to.
+pub(crate) struct Leading {
+    pub(crate) name: Reference,
+    pub(crate) insecure: bool,
+    pub(crate) certificates: Option<PathBuf>,
+    pub(crate) credential: Option<Found>,
+}
+
 impl<'a> Reach<'a> {
     /// Reads the configuration. Connects to nothing yet.
     pub(crate) fn new(options: &'a Options, progress: &'a dyn Progress) -> Result<Self> {
@@ -285,19 +314,27 @@ impl<'a> Reach<'a> {
             None => Arc::new(Keyring::load(&places, options.authfile.as_deref())?),
         };
         let config_home = places.config_home.clone().or_else(|| Some(places.home.as_ref()?.join(".config")));
-        let settings = |side: &Side| Settings {
-            tls_verify: side.tls_verify,
-            keyring: match (&side.credential, side.anonymous) {
-                (Some(credential), _) => Arc::new(Keyring::fixed(credential.clone())),
-                (None, true) => Arc::default(),
-                (None, false) => files.clone(),
-            },
-            retries: options.retries,
-            config_dir: config_home.as_ref().map(|dir| dir.join("containers")),
-            cert_dir: side.cert_dir.clone(),
+        let keyring = |side: &Side| match (&side.credential, side.anonymous, &side.authfile) {
+            (Some(credential), _, _) => Ok(Arc::new(Keyring::fixed(credential.clone()))),
+            (None, true, _) => Ok(Arc::default()),
+            (None, false, Some(own)) if side.authfile != options.authfile => {
+                Keyring::load(&places, Some(own)).map(Arc::new)
+            }
+            (None, false, _) => Ok(files.clone()),
         };
-        let source = Network::new(settings(&options.source));
-        let destination = Network::new(settings(&options.destination));
+        let settings = |side: &Side| {
+            Ok::<_, Error>(Settings {
+                tls_verify: side.tls_verify,
+                keyring: keyring(side)?,
+                retries: options.retries,
+                config_dir: config_home.as_ref().map(|dir| dir.join("containers")),
+                cert_dir: side.cert_dir.clone(),
+                retry_delay: options.retry_delay,
+                user_agent_prefix: options.user_agent_prefix.clone(),
+            })
+        };
+        let source = Network::new(settings(&options.source)?);
+        let destination = Network::new(settings(&options.destination)?);
         let registries = Registries::load(env)?;
         Ok(Self { options, progress, ids: Ids::default(), registries, source, destination })
     }
@@ -305,7 +342,9 @@ impl<'a> Reach<'a> {
     /// Whether the user's policy allows an image from this place.
     pub(crate) fn check_policy(&self, source: &Location) -> Result<()> {
         match self.options.policy {
-            Policy::Enforce => policy::check(source, |name| std::env::var_os(name)),
+            Policy::Enforce => {
+                policy::check(source, self.options.policy_file.as_deref(), |name| std::env::var_os(name))
+            }
             Policy::Ignore => Ok(()),
         }
     }
@@ -314,6 +353,28 @@ impl<'a> Reach<'a> {
     pub(crate) fn registry_source(&self, name: &Reference) -> Result<RegistrySource> {
         let endpoints = self.registries.sources(name)?;
         RegistrySource::open(&self.source, &endpoints, &|note| self.progress.event(&Event::Note(note)))
+    }
+
+    /// A repository itself, past all mirrors: what writes, removes or administers speaks to it.
+    pub(crate) fn repository(&self, name: &Reference) -> Result<Repository> {
+        let endpoint = self.registries.destination(name)?;
+        self.destination.repository(endpoint.name.host(), endpoint.name.path(), endpoint.insecure)
+    }
+
+    /// A registry as a whole.
+    pub(crate) fn host(&self, host: &str) -> Result<Repository> {
+        self.destination.repository(host, "", false)
+    }
+
+    /// What a name of the source side leads to. Asks files and helpers, not the network.
+    pub(crate) fn explain(&self, name: &Reference) -> Result<Explained> {
+        let settings = self.source.settings();
+        let endpoints = self.registries.sources(name)?.into_iter().map(|endpoint| {
+            let credential = settings.keyring.lookup(endpoint.name.host(), endpoint.name.path())?;
+            let certificates = settings.certificates_of(endpoint.name.host());
+            Ok(Leading { name: endpoint.name, insecure: endpoint.insecure, certificates, credential })
+        });
+        Ok(Explained { endpoints: endpoints.collect::<Result<_>>()?, searched: settings.keyring.searched().to_vec() })
     }
 
     /// Whether the credential of the source side is good for a registry.
@@ -325,7 +386,9 @@ impl<'a> Reach<'a> {
     pub(crate) fn source<'s>(&self, location: &Location, store: Option<&'s Store>) -> Result<Box<dyn Source + 's>> {
         Ok(match location {
             Location::Registry(name) => Box::new(self.registry_source(name)?),
-            Location::Layout(place) => Box::new(LayoutSource::open(place)?),
+            Location::Layout(place) => {
+                Box::new(LayoutSource::open(place, self.options.source.shared_blob_dir.as_deref())?)
+            }
             Location::LayoutArchive(place) => Box::new(LayoutArchiveSource::open(place)?),
             Location::DockerArchive(place) => Box::new(DockerArchiveSource::open(place)?),
             Location::Directory(dir) => Box::new(Directory::open(dir)),
@@ -347,7 +410,9 @@ impl<'a> Reach<'a> {
             Location::Registry(name) => {
                 Box::new(RegistrySink::new(&self.destination, &self.registries.destination(name)?, additional)?)
             }
-            Location::Layout(place) => Box::new(LayoutSink::create(place)?),
+            Location::Layout(place) => {
+                Box::new(LayoutSink::create(place, self.options.destination.shared_blob_dir.as_deref())?)
+            }
             Location::LayoutArchive(place) => Box::new(LayoutArchiveSink::create(place)?),
             Location::DockerArchive(place) => Box::new(DockerArchiveSink::create(place, additional)?),
             Location::Directory(dir) => Box::new(Directory::create(dir)?),

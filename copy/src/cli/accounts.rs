@@ -38,6 +38,9 @@ pub(super) struct LoginArguments {
     /// Folder with the registry's certificates
     #[arg(long, value_name = "DIR")]
     cert_dir: Option<PathBuf>,
+    /// More detail (accepted for skopeo's sake)
+    #[arg(long, short, hide = true)]
+    verbose: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -84,8 +87,8 @@ impl LoginArguments {
         let side = Side {
             tls_verify: self.tls_verify,
             credential: Some(credential.clone()),
-            anonymous: false,
             cert_dir: self.cert_dir.clone(),
+            ..Side::default()
         };
         let options = Options { source: side, ..Options::default() };
         Reach::new(&options, &Silent)?.check_login(&host).map_err(|error| match error.kind() {
@@ -154,6 +157,12 @@ pub(super) struct LogoutArguments {
     /// The registry
     #[arg(default_value = "docker.io")]
     registry: String,
+    /// Forget the credentials for all registries in the file
+    #[arg(long, short)]
+    all: bool,
+    /// Accepted for skopeo's sake
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    tls_verify: Option<bool>,
     #[command(flatten)]
     file: AuthFile,
 }
@@ -161,8 +170,13 @@ pub(super) struct LogoutArguments {
 impl LogoutArguments {
     /// Forgets the credential.
     pub(super) fn run(&self) -> Result<()> {
-        let host = host(&self.registry)?;
         let file = self.file.path(&places());
+        if self.all {
+            let count = credentials::forget_all(&file)?;
+            super::progress::note(&format!("logged out of {count} registries"));
+            return Ok(());
+        }
+        let host = host(&self.registry)?;
         match credentials::forget(&file, &host)? {
             true => {
                 super::progress::note(&format!("logged out of {host}"));
@@ -176,7 +190,7 @@ impl LogoutArguments {
 }
 
 /// The host of a registry as the user writes it; an address or a repository will do.
-fn host(text: &str) -> Result<String> {
+pub(super) fn host(text: &str) -> Result<String> {
     let bare = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or(text);
     let first = bare.split('/').next().unwrap_or_default();
     let valid = format!("{first}/x").parse::<Reference>().is_ok_and(|name| name.host() == first);

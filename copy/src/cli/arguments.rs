@@ -1,43 +1,27 @@
 //! Arguments that several verbs share.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use layerfs::error::{Error, Kind, Result};
 use layerfs::oci::Platform;
 
+use super::Global;
 use crate::credentials::Credential;
 use crate::inventory::Platforms;
 use crate::transfer::{Options, Side};
 
 /// Flags of skopeo 1.22 that this program lacks: refused by name rather than as unknown.
-pub(super) const OF_SKOPEO: [&str; 27] = [
-    "--command-timeout",
+pub(super) const OF_SKOPEO: [&str; 9] = [
     "--decryption-key",
-    "--dest-compress",
-    "--dest-daemon-host",
-    "--dest-decompress",
-    "--dest-oci-accept-uncompressed-layers",
-    "--dest-precompute-digests",
-    "--dest-shared-blob-dir",
-    "--daemon-host",
     "--encrypt-layer",
     "--encryption-key",
-    "--keep-going",
-    "--policy",
-    "--registries.d",
-    "--retry-delay",
-    "--scoped",
-    "--shared-blob-dir",
     "--sign-by",
     "--sign-by-sigstore",
-    "--sign-by-sigstore-private-key",
     "--sign-by-sq-fingerprint",
     "--sign-identity",
     "--sign-passphrase-file",
-    "--src-daemon-host",
-    "--src-shared-blob-dir",
-    "--tmpdir",
-    "--user-agent-prefix",
+    "--sign-by-sigstore-private-key",
 ];
 
 /// Access to registries, for verbs that know one side only.
@@ -46,6 +30,15 @@ pub(super) struct Access {
     /// Credential for the registry, in place of a stored one
     #[arg(long, value_name = "USER[:PASSWORD]")]
     pub(super) creds: Option<String>,
+    /// User for the registry
+    #[arg(long, value_name = "USER", requires = "password", conflicts_with = "creds", hide = true)]
+    username: Option<String>,
+    /// Password for the registry
+    #[arg(long, value_name = "PASSWORD", requires = "username", hide = true)]
+    password: Option<String>,
+    /// Bearer token for the registry
+    #[arg(long, value_name = "TOKEN", hide = true)]
+    registry_token: Option<String>,
     /// Use no credential
     #[arg(long)]
     pub(super) no_creds: bool,
@@ -58,25 +51,38 @@ pub(super) struct Access {
     /// File with credentials [default: those of containers' tools and docker]
     #[arg(long, value_name = "FILE")]
     pub(super) authfile: Option<PathBuf>,
+    /// Folder with the blobs of an OCI layout
+    #[arg(long, value_name = "DIR", hide = true)]
+    shared_blob_dir: Option<PathBuf>,
     /// How often a request is tried again
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(super) retry_times: u32,
+    /// Pause between tries [default: it doubles; what the registry asks for always counts]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    retry_delay: Option<Duration>,
 }
 
 impl Access {
     /// The options for both sides.
-    pub(super) fn options(&self) -> Result<Options> {
+    pub(super) fn options(&self, global: &Global) -> Result<Options> {
+        let pair = self.username.as_ref().zip(self.password.as_ref()).map(|(user, word)| format!("{user}:{word}"));
         let side = Side {
             tls_verify: self.tls_verify,
-            credential: credential(self.creds.as_deref(), None)?,
+            credential: credential(self.creds.as_deref().or(pair.as_deref()), self.registry_token.as_deref())?,
             anonymous: self.no_creds,
             cert_dir: self.cert_dir.clone(),
+            authfile: self.authfile.clone(),
+            shared_blob_dir: self.shared_blob_dir.clone(),
         };
         Ok(Options {
             source: side.clone(),
             destination: side,
             authfile: self.authfile.clone(),
             retries: self.retry_times,
+            retry_delay: self.retry_delay,
+            policy: global.policy(),
+            policy_file: global.policy.clone(),
+            user_agent_prefix: global.user_agent_prefix.clone(),
             ..Options::default()
         })
     }
@@ -88,36 +94,22 @@ pub(super) struct PlatformChoice {
     /// Copy this platform only; several times for several
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(super) platform: Vec<Platform>,
-    /// Skopeo's way to say it
-    #[arg(long, hide = true, value_name = "OS")]
-    override_os: Option<String>,
-    /// Skopeo's way to say it
-    #[arg(long, hide = true, value_name = "ARCH")]
-    override_arch: Option<String>,
-    /// Skopeo's way to say it
-    #[arg(long, hide = true, value_name = "VARIANT")]
-    override_variant: Option<String>,
 }
 
 impl PlatformChoice {
     /// The platforms, `Auto` where none was named.
-    pub(super) fn platforms(&self) -> Platforms {
-        if self.override_os.is_some() || self.override_arch.is_some() || self.override_variant.is_some() {
-            let host = Platform::host();
-            let os = self.override_os.as_deref().unwrap_or("linux");
-            let architecture = self.override_arch.as_deref().unwrap_or(&host.architecture);
-            return Platforms::One(Platform::new(os, architecture, self.override_variant.as_deref()));
-        }
-        match self.platform.as_slice() {
-            [] => Platforms::Auto,
-            [one] => Platforms::One(one.clone()),
-            several => Platforms::Some(several.to_vec()),
+    pub(super) fn platforms(&self, global: &Global) -> Platforms {
+        match (self.platform.as_slice(), global.platform_override()) {
+            ([], Some(platform)) => Platforms::One(platform),
+            ([], None) => Platforms::Auto,
+            ([one], _) => Platforms::One(one.clone()),
+            (several, _) => Platforms::Some(several.to_vec()),
         }
     }
 
     /// The one platform of a verb that shows one.
-    pub(super) fn one(&self) -> Result<Platform> {
-        match self.platforms() {
+    pub(super) fn one(&self, global: &Global) -> Result<Platform> {
+        match self.platforms(global) {
             Platforms::One(platform) => Ok(platform),
             Platforms::Some(_) => Err(Error::new(Kind::Usage, "--platform can be given once here")),
             _ => Ok(Platform::host()),
@@ -132,5 +124,51 @@ pub(super) fn credential(creds: Option<&str>, token: Option<&str>) -> Result<Opt
         (Some(creds), None) => Credential::parse(creds).map(Some),
         (None, Some(token)) => Ok(Some(Credential::RegistryToken(token.to_owned()))),
         (None, None) => Ok(None),
+    }
+}
+
+/// A time as Go's tools write it (`1h30m`, `500ms`, `2.5s`), and in days and weeks (`90d`, `2w`).
+pub(super) fn duration(text: &str) -> std::result::Result<Duration, String> {
+    let malformed = || format!("`{text}` is no duration: write 90s, 1h30m or 90d");
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(malformed)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| malformed())?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let seconds = match &rest[..unit] {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            "d" => 86_400.0,
+            "w" => 604_800.0,
+            _ => return Err(malformed()),
+        };
+        total += Duration::try_from_secs_f64(number * seconds).map_err(|_| malformed())?;
+        rest = &rest[unit..];
+    }
+    if text.is_empty() { Err(malformed()) } else { Ok(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos_and_days() {
+        for (text, millis) in [
+            ("90s", 90_000),
+            ("1h30m", 5_400_000),
+            ("500ms", 500),
+            ("2.5s", 2500),
+            ("90d", 7_776_000_000),
+            ("2w", 1_209_600_000),
+        ] {
+            assert_eq!(duration(text).map(|time| time.as_millis()), Ok(millis), "{text}");
+        }
+        for text in ["", "5", "s", "1x", "-1s", "1e400d"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
     }
 }

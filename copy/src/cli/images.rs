@@ -213,20 +213,28 @@ fn sweep_later(store: &Store) -> Result<()> {
 /// The arguments of `copy tag`.
 #[derive(Debug, clap::Args)]
 pub(super) struct TagArguments {
-    /// An image of the store, by name or id
+    /// An image of the store, by name or id; with docker:// an image in a registry
     image: String,
-    /// Its new names
+    /// Its new names; in a registry tags will do
     #[arg(required = true)]
-    names: Vec<Reference>,
+    names: Vec<String>,
+    #[command(flatten)]
+    access: super::arguments::Access,
 }
 
 impl TagArguments {
     /// Gives the names.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
+        if self.image.starts_with("docker://")
+            && let crate::Location::Registry(image) = self.image.parse()?
+        {
+            return super::repositories::tag(&image, &self.names, &self.access, global);
+        }
+        let names: Vec<Reference> = self.names.iter().map(|name| name.parse()).collect::<Result<_>>()?;
         let (store, _) = global.open_store()?;
         let _pin = store.pin()?;
         let found = store.find(&self.image)?;
-        for name in &self.names {
+        for name in &names {
             if name.digest().is_some_and(|digest| digest != found.descriptor.digest) {
                 return Err(Error::new(Kind::Usage, format!("`{name}` names another image by its digest")));
             }

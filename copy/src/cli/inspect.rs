@@ -7,7 +7,7 @@ use layerfs::progress::Silent;
 use serde_json::{Map, Value, json};
 
 use super::arguments::{Access, PlatformChoice};
-use super::{Global, print, print_bytes, print_json, template};
+use super::{Global, print, print_bytes, print_json_as_skopeo, template};
 use crate::inventory::{Platforms, select};
 use crate::location::Location;
 use crate::transfer::Reach;
@@ -43,7 +43,7 @@ impl InspectArguments {
     /// Reads the image's documents and prints them.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
         let location: Location = self.image.parse()?;
-        let mut options = self.access.options()?;
+        let mut options = self.access.options(global)?;
         let store = match &location {
             Location::Store(_) => Some(global.open_store_for(&mut options)?.0),
             _ => None,
@@ -52,7 +52,7 @@ impl InspectArguments {
         let source = reach.source(&location, store.as_ref())?;
         let root = source.root()?;
         if self.raw && !self.config {
-            let chosen = match self.platform.platforms() {
+            let chosen = match self.platform.platforms(global) {
                 Platforms::Auto => root.1,
                 wanted => select(&*source, root, &wanted)?.bytes,
             };
@@ -60,7 +60,7 @@ impl InspectArguments {
             return print_bytes(&chosen);
         }
         let digest = root.0.digest;
-        let entry = select(&*source, root, &Platforms::One(self.platform.one()?))?;
+        let entry = select(&*source, root, &Platforms::One(self.platform.one(global)?))?;
         let Some(Document::Manifest(manifest)) = entry.document else {
             return Err(Error::new(
                 Kind::Unsupported,
@@ -71,9 +71,10 @@ impl InspectArguments {
         let config = read_document(&*source, &manifest.config)?;
         let document = match (self.raw, self.config) {
             (true, true) => return print_bytes(&config),
-            (false, true) => serde_json::from_slice(&config).unwrap_or(Value::Null),
+            (false, true) => in_usual_order(serde_json::from_slice(&config).unwrap_or(Value::Null)),
             _ => {
-                let tags = match (&location, self.tags) {
+                let wants_tags = self.tags || (global.is_skopeo() && !self.no_tags);
+                let tags = match (&location, wants_tags) {
                     (Location::Registry(name), true) => Some(reach.registry_source(name)?.tags()?),
                     _ => None,
                 };
@@ -82,9 +83,41 @@ impl InspectArguments {
         };
         match &self.format {
             Some(format) => print(&template::render(format, &document)?),
-            None => print_json(&document),
+            None => print_json_as_skopeo(&document),
         }
     }
+}
+
+/// A configuration with its keys in the order of the image specification; those it does not know follow.
+fn in_usual_order(config: Value) -> Value {
+    const TOP: [&str; 10] = [
+        "created",
+        "author",
+        "architecture",
+        "variant",
+        "os",
+        "os.version",
+        "os.features",
+        "config",
+        "rootfs",
+        "history",
+    ];
+    const SETTINGS: [&str; 9] =
+        ["User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal"];
+    fn sorted(value: Value, first: &[&str]) -> Value {
+        let Value::Object(mut map) = value else { return value };
+        let mut out = Map::new();
+        for key in first {
+            out.extend(map.shift_remove(*key).map(|value| ((*key).to_owned(), value)));
+        }
+        out.extend(map);
+        Value::Object(out)
+    }
+    let mut config = sorted(config, &TOP);
+    if let Some(settings) = config.get_mut("config") {
+        *settings = sorted(settings.take(), &SETTINGS);
+    }
+    config
 }
 
 /// What `skopeo inspect` prints, in its order.
@@ -100,9 +133,7 @@ fn summary(
         out.insert("Name".to_owned(), name.repository().into());
     }
     out.insert("Digest".to_owned(), digest.to_string().into());
-    if let Some(tags) = tags {
-        out.insert("RepoTags".to_owned(), tags.into());
-    }
+    out.insert("RepoTags".to_owned(), tags.unwrap_or_default().into());
     if media_type::is_config(&manifest.config.media_type) {
         let config = ImageConfig::parse(config)?;
         let top = |key: &str| config.document().get(key).cloned().unwrap_or(Value::Null);
@@ -155,12 +186,17 @@ pub(super) struct ListTagsArguments {
 
 impl ListTagsArguments {
     /// Prints the tags as JSON.
-    pub(super) fn run(&self) -> Result<()> {
-        let Location::Registry(name) = self.repository.parse()? else {
+    pub(super) fn run(&self, global: &Global) -> Result<()> {
+        let location = self.repository.parse()?;
+        if let Location::DockerArchive(place) = &location {
+            let tags = crate::transport::docker_archive::names(&place.path)?;
+            return print_json_as_skopeo(&json!({ "Tags": tags }));
+        }
+        let Location::Registry(name) = location else {
             return Err(Error::new(Kind::Usage, format!("`{}` is not a repository", self.repository)));
         };
-        let options = self.access.options()?;
+        let options = self.access.options(global)?;
         let tags = Reach::new(&options, &Silent)?.registry_source(&name)?.tags()?;
-        print_json(&json!({ "Repository": name.repository(), "Tags": tags }))
+        print_json_as_skopeo(&json!({ "Repository": name.repository(), "Tags": tags }))
     }
 }

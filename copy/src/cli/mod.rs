@@ -3,16 +3,20 @@
 //! Results alone go to standard output; progress, notes and errors go to standard error. A first word that is a verb
 //! is the verb; otherwise the words are what `copy SOURCE DESTINATION` takes, and `copy copy …` or `--` forces that.
 //!
-//! Flags are skopeo's where skopeo has them. One that skopeo has and this program lacks is refused by name.
+//! Flags are skopeo's where skopeo has them. One that skopeo has and this program lacks is refused by name. Started under
+//! the name `skopeo`, what skopeo does without being told is done: one platform is copied, `inspect` lists tags.
 
 mod accounts;
 mod arguments;
+mod auth;
 mod check;
 mod df;
+mod documents;
 mod gc;
 mod images;
 mod inspect;
 mod progress;
+mod repositories;
 mod template;
 mod transfers;
 
@@ -20,9 +24,11 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::oci::Platform;
 use layerfs::store::Store;
 use layerfs::userns::{self, Mapping};
 
@@ -75,9 +81,53 @@ struct Global {
     /// Do not ask policy.json whether an image may be copied
     #[arg(long, global = true)]
     insecure_policy: bool,
+    /// Ask this file in place of policy.json
+    #[arg(long, global = true, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Give up after this time
+    #[arg(long, global = true, value_name = "DURATION", value_parser = arguments::duration)]
+    command_timeout: Option<Duration>,
+    /// Folder for temporary files [default: $TMPDIR, else /tmp]
+    #[arg(long, global = true, value_name = "DIR")]
+    tmpdir: Option<PathBuf>,
+    /// What our name in requests begins with
+    #[arg(long, global = true, hide = true, value_name = "TEXT")]
+    user_agent_prefix: Option<String>,
+    /// Skopeo's way to choose a platform
+    #[arg(long, global = true, hide = true, value_name = "OS")]
+    override_os: Option<String>,
+    /// Skopeo's way to choose a platform
+    #[arg(long, global = true, hide = true, value_name = "ARCH")]
+    override_arch: Option<String>,
+    /// Skopeo's way to choose a platform
+    #[arg(long, global = true, hide = true, value_name = "VARIANT")]
+    override_variant: Option<String>,
+    /// Accepted for skopeo's sake: signatures in lookaside places are not read
+    #[arg(long = "registries.d", global = true, hide = true, value_name = "DIR")]
+    registries_d: Option<PathBuf>,
     /// More detail (accepted for skopeo's sake)
     #[arg(long, global = true, hide = true)]
     debug: bool,
+    /// The name this program was started under.
+    #[arg(skip)]
+    personality: Personality,
+}
+
+/// Whose habits are followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Personality {
+    /// Our own.
+    #[default]
+    Copy,
+    /// Skopeo's.
+    Skopeo,
+}
+
+impl Personality {
+    fn of(program: Option<&OsString>) -> Self {
+        let name = program.map(PathBuf::from).and_then(|path| Some(path.file_name()?.to_owned()));
+        if name.is_some_and(|name| name == "skopeo") { Self::Skopeo } else { Self::Copy }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -91,11 +141,28 @@ enum Verb {
     /// List the tags of a repository
     #[command(name = "list-tags", visible_alias = "tags")]
     ListTags(inspect::ListTagsArguments),
+    /// Print an image's digest
+    Digest(documents::DigestArguments),
+    /// Print an image's manifest or index, bit by bit
+    Manifest(documents::ManifestArguments),
+    /// Print an image's configuration, bit by bit
+    Config(documents::ConfigArguments),
+    /// Print, measure, upload or remove a blob of a repository
+    Blob(documents::BlobArguments),
+    /// Print the digest of a manifest in a file
+    #[command(name = "manifest-digest", hide = true)]
+    ManifestDigest(documents::ManifestDigestArguments),
+    /// List the repositories of a registry
+    Catalog(repositories::CatalogArguments),
+    /// Remove tags and images from a registry: a tag alone, never its siblings
+    Delete(repositories::DeleteArguments),
+    /// Show what a registry's limits leave
+    Ratelimit(repositories::RatelimitArguments),
     /// List the images of the store
     Images(images::ImagesArguments),
     /// Remove images from the store
     Rmi(images::RmiArguments),
-    /// Give an image of the store more names
+    /// Give an image of the store, or with docker:// of a registry, more names
     Tag(images::TagArguments),
     /// Free what no image, container or build needs any more
     Gc(gc::GcArguments),
@@ -107,18 +174,29 @@ enum Verb {
     Login(accounts::LoginArguments),
     /// Forget the credential for a registry
     Logout(accounts::LogoutArguments),
+    /// Explain which credential, mirrors and certificates a name gets
+    Auth(auth::AuthArguments),
     /// Run credential helpers for a program in a user namespace
     #[command(name = broker::VERB, hide = true)]
     CredentialBroker,
 }
 
 /// The words that are verbs; frozen per release, since any other first word is a source.
-const VERBS: [&str; 14] = [
+const VERBS: [&str; 23] = [
     "copy",
     "pull",
     "inspect",
     "list-tags",
     "tags",
+    "digest",
+    "manifest",
+    "config",
+    "blob",
+    "manifest-digest",
+    "catalog",
+    "delete",
+    "ratelimit",
+    "auth",
     "images",
     "rmi",
     "tag",
@@ -130,7 +208,17 @@ const VERBS: [&str; 14] = [
     broker::VERB,
 ];
 /// Options before the verb that take a value in the next word.
-const GLOBAL_WITH_VALUE: [&str; 1] = ["--store"];
+const GLOBAL_WITH_VALUE: [&str; 9] = [
+    "--store",
+    "--policy",
+    "--command-timeout",
+    "--tmpdir",
+    "--user-agent-prefix",
+    "--override-os",
+    "--override-arch",
+    "--override-variant",
+    "--registries.d",
+];
 const GLOBAL_ALONE: [&str; 4] = ["--quiet", "-q", "--insecure-policy", "--debug"];
 
 /// Runs the program and says how it ended.
@@ -140,10 +228,12 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         // With panics that abort, this is the last chance to end with the right code.
         std::process::exit(Exit::Bug as i32);
     }));
-    let line = match Line::try_parse_from(with_verb(arguments)) {
+    let personality = Personality::of(arguments.first());
+    let mut line = match Line::try_parse_from(with_verb(arguments)) {
         Ok(line) => line,
         Err(error) => return refuse(&error).into(),
     };
+    line.global.personality = personality;
     match run(line) {
         Ok(()) => Exit::Success.into(),
         Err(error) if is_closed_pipe(&error) => Exit::ClosedPipe.into(),
@@ -160,11 +250,26 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 
 fn run(line: Line) -> Result<()> {
     let Line { global, verb } = line;
+    if let Some(dir) = &global.tmpdir {
+        crate::transport::keep_scratch_in(dir);
+    }
+    if let Some(time) = global.command_timeout {
+        give_up_after(time);
+    }
     match verb {
         Verb::Copy(arguments) => arguments.run(&global),
         Verb::Pull(arguments) => arguments.run(&global),
         Verb::Inspect(arguments) => arguments.run(&global),
-        Verb::ListTags(arguments) => arguments.run(),
+        Verb::ListTags(arguments) => arguments.run(&global),
+        Verb::Digest(arguments) => arguments.run(&global),
+        Verb::Manifest(arguments) => arguments.run(&global),
+        Verb::Config(arguments) => arguments.run(&global),
+        Verb::Blob(arguments) => arguments.run(&global),
+        Verb::ManifestDigest(arguments) => arguments.run(),
+        Verb::Catalog(arguments) => arguments.run(&global),
+        Verb::Delete(arguments) => arguments.run(&global),
+        Verb::Ratelimit(arguments) => arguments.run(&global),
+        Verb::Auth(arguments) => arguments.run(&global),
         Verb::Images(arguments) => arguments.run(&global),
         Verb::Rmi(arguments) => arguments.run(&global),
         Verb::Tag(arguments) => arguments.run(&global),
@@ -175,6 +280,17 @@ fn run(line: Line) -> Result<()> {
         Verb::Logout(arguments) => arguments.run(),
         Verb::CredentialBroker => broker::serve(std::io::stdin().lock(), std::io::stdout().lock()),
     }
+}
+
+/// Ends the program with an error after this time, whatever it is doing then.
+fn give_up_after(time: Duration) {
+    std::thread::spawn(move || {
+        std::thread::sleep(time);
+        let text =
+            format!("copy: not done after {} seconds\nhint: --command-timeout sets the time\n", time.as_secs_f64());
+        let _ = std::io::stderr().write_all(text.as_bytes());
+        std::process::exit(Exit::Failure as i32);
+    });
 }
 
 /// The arguments with the verb `copy` put in where there is none.
@@ -248,6 +364,16 @@ fn print_json<T: serde::Serialize>(value: &T) -> Result<()> {
     print(&text)
 }
 
+/// Writes a JSON document as skopeo does, for those who compare.
+fn print_json_as_skopeo(value: &serde_json::Value) -> Result<()> {
+    use serde::Serialize;
+    let mut bytes = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter)).context(|| "write JSON")?;
+    bytes.push(b'\n');
+    print_bytes(&bytes)
+}
+
 /// Who runs this program, inside and outside.
 struct User {
     /// The user id outside of any namespace of ours.
@@ -296,6 +422,22 @@ impl Global {
             options.before_namespace()?;
         }
         self.open_store()
+    }
+
+    /// Whether skopeo's habits are followed.
+    fn is_skopeo(&self) -> bool {
+        self.personality == Personality::Skopeo
+    }
+
+    /// The platform that `--override-os` and its like name.
+    fn platform_override(&self) -> Option<Platform> {
+        let (os, architecture) = (self.override_os.as_deref(), self.override_arch.as_deref());
+        let variant = self.override_variant.as_deref();
+        let host = Platform::host();
+        [os, architecture, variant]
+            .iter()
+            .any(Option::is_some)
+            .then(|| Platform::new(os.unwrap_or("linux"), architecture.unwrap_or(&host.architecture), variant))
     }
 
     /// Whether the user's trust policy is asked.

@@ -37,6 +37,30 @@ pub(super) struct CopyArguments {
     /// Compress layers that are not compressed in this way
     #[arg(long, value_name = "gzip|zstd|none")]
     dest_compress_format: Option<String>,
+    /// Compress layers that are not compressed, with gzip
+    #[arg(long, hide = true, conflicts_with_all = ["dest_decompress", "dest_oci_accept_uncompressed_layers"])]
+    dest_compress: bool,
+    /// Unpack compressed layers
+    #[arg(long, hide = true)]
+    dest_decompress: bool,
+    /// Leave layers that are not compressed as they are
+    #[arg(long, hide = true)]
+    dest_oci_accept_uncompressed_layers: bool,
+    /// Accepted for skopeo's sake: digests of compressed layers are always known before they are sent
+    #[arg(long, hide = true)]
+    dest_precompute_digests: bool,
+    /// Folder with the blobs of the source's OCI layout
+    #[arg(long, value_name = "DIR", hide = true)]
+    src_shared_blob_dir: Option<PathBuf>,
+    /// Folder for the blobs of the destination's OCI layout
+    #[arg(long, value_name = "DIR", hide = true)]
+    dest_shared_blob_dir: Option<PathBuf>,
+    /// File with credentials for the source
+    #[arg(long, value_name = "FILE")]
+    src_authfile: Option<PathBuf>,
+    /// File with credentials for the destination
+    #[arg(long, value_name = "FILE")]
+    dest_authfile: Option<PathBuf>,
     /// Compression level
     #[arg(long, value_name = "N")]
     dest_compress_level: Option<u8>,
@@ -111,7 +135,7 @@ impl CopyArguments {
     /// Copies the image and reports.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
         let (source, destination): (Location, Location) = (self.source.parse()?, self.destination.parse()?);
-        let mut options = Options { policy: global.policy(), ..self.options()? };
+        let mut options = self.options(global)?;
         let locations = [&source, &destination];
         let needs_store = locations.iter().any(|location| matches!(location, Location::Store(_)));
         let store = match needs_store {
@@ -122,7 +146,8 @@ impl CopyArguments {
         let done = transfer(&source, &destination, store.as_ref(), &options, &reporter)?;
         reporter.finish();
         if let Some(file) = &self.digestfile {
-            std::fs::write(file, format!("{}\n", done.root.digest)).at("write", file)?;
+            // Without a line break, as skopeo writes it.
+            std::fs::write(file, done.root.digest.to_string()).at("write", file)?;
         }
         self.report(&done, global)
     }
@@ -167,8 +192,8 @@ impl CopyArguments {
         }
     }
 
-    fn options(&self) -> Result<Options> {
-        let both = self.access.options()?;
+    fn options(&self, global: &Global) -> Result<Options> {
+        let both = self.access.options(global)?;
         let source = Flags {
             creds: &self.src_creds,
             pair: self.src_username.as_ref().zip(self.src_password.as_ref()),
@@ -176,6 +201,8 @@ impl CopyArguments {
             anonymous: self.src_no_creds,
             tls_verify: self.src_tls_verify,
             cert_dir: &self.src_cert_dir,
+            authfile: &self.src_authfile,
+            shared_blob_dir: &self.src_shared_blob_dir,
         };
         let destination = Flags {
             creds: &self.dest_creds,
@@ -184,6 +211,8 @@ impl CopyArguments {
             anonymous: self.dest_no_creds,
             tls_verify: self.dest_tls_verify,
             cert_dir: &self.dest_cert_dir,
+            authfile: &self.dest_authfile,
+            shared_blob_dir: &self.dest_shared_blob_dir,
         };
         let (source, destination) = (source.side(&both.source)?, destination.side(&both.destination)?);
         let platforms = match (self.all, self.multi_arch.as_deref()) {
@@ -194,7 +223,10 @@ impl CopyArguments {
                 return Err(Error::new(Kind::Usage, format!("`--multi-arch {other}` is not known"))
                     .hint("system, all or index-only"));
             }
-            (false, None) => self.platform.platforms(),
+            (false, None) => match self.platform.platforms(global) {
+                Platforms::Auto if global.is_skopeo() => Platforms::Host,
+                chosen => chosen,
+            },
         };
         let format = match self.format.as_deref() {
             None => None,
@@ -220,6 +252,12 @@ impl CopyArguments {
     }
 
     fn recompress(&self) -> Result<Option<Recompress>> {
+        if self.dest_decompress {
+            return Ok(Some(Recompress::All(Compression::None)));
+        }
+        if self.dest_oci_accept_uncompressed_layers && self.dest_compress_format.is_none() {
+            return Ok(Some(Recompress::Never));
+        }
         let level = |highest: u8, usual: u8| match self.dest_compress_level {
             None => Ok(usual),
             Some(level) if (1..=highest).contains(&level) => Ok(level),
@@ -228,7 +266,7 @@ impl CopyArguments {
             }
         };
         let compression = match self.dest_compress_format.as_deref() {
-            None if self.dest_compress_level.is_some() || self.dest_force_compress_format => {
+            None if self.dest_compress || self.dest_compress_level.is_some() || self.dest_force_compress_format => {
                 Compression::Gzip { level: level(12, 5)? }
             }
             None => return Ok(None),
@@ -257,6 +295,8 @@ struct Flags<'a> {
     anonymous: bool,
     tls_verify: Option<bool>,
     cert_dir: &'a Option<PathBuf>,
+    authfile: &'a Option<PathBuf>,
+    shared_blob_dir: &'a Option<PathBuf>,
 }
 
 impl Flags<'_> {
@@ -269,6 +309,8 @@ impl Flags<'_> {
             credential: own.or_else(|| both.credential.clone()),
             anonymous: self.anonymous || both.anonymous,
             cert_dir: self.cert_dir.clone().or_else(|| both.cert_dir.clone()),
+            authfile: self.authfile.clone().or_else(|| both.authfile.clone()),
+            shared_blob_dir: self.shared_blob_dir.clone().or_else(|| both.shared_blob_dir.clone()),
         })
     }
 }
@@ -306,8 +348,8 @@ impl PullArguments {
                 .hint(format!("`copy {other} store:NAME` brings it into the store"))),
         });
         let names: Vec<Reference> = names.collect::<Result<_>>()?;
-        let platforms = if self.all { Platforms::All } else { self.platform.platforms() };
-        let mut options = Options { platforms, policy: global.policy(), ..self.access.options()? };
+        let platforms = if self.all { Platforms::All } else { self.platform.platforms(global) };
+        let mut options = Options { platforms, ..self.access.options(global)? };
         let (store, user) = global.open_store_for(&mut options)?;
         if let Some(why) = user.single_id.filter(|_| self.unpack && !global.quiet) {
             super::progress::note(&format!("warning: {why}"));

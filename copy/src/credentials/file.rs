@@ -148,6 +148,20 @@ pub(crate) fn with_entry(
     Ok((bytes, present))
 }
 
+/// The bytes of a credential file without any entry, and how many there were.
+///
+/// # Errors
+/// `existing` is not a JSON object.
+pub(crate) fn without_entries(existing: &[u8]) -> Result<(Vec<u8>, usize)> {
+    let mut root: Map<String, Value> = serde_json::from_slice(existing)
+        .map_err(|error| Error::new(Kind::Invalid, format!("not a JSON object (line {})", error.line())))?;
+    let count = root.get("auths").and_then(Value::as_object).map_or(0, Map::len);
+    root.insert("auths".to_owned(), Value::Object(Map::new()));
+    let mut bytes = serde_json::to_vec_pretty(&root).context(|| "write credentials")?;
+    bytes.push(b'\n');
+    Ok((bytes, count))
+}
+
 fn entry_of(credential: &Credential) -> Map<String, Value> {
     let pair = |username: &str, password: &str| base64::encode(format!("{username}:{password}").as_bytes());
     let fields = match credential {

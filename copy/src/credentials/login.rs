@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Result};
 
-use super::file::{AuthFile, with_entry};
+use super::file::{AuthFile, with_entry, without_entries};
 use super::{Credential, helper};
 
 /// Where a credential went.
@@ -52,6 +52,19 @@ pub fn forget(file: &Path, host: &str) -> Result<bool> {
         replace(file, &bytes)?;
     }
     Ok(present || erased)
+}
+
+/// Forgets all credentials that lie in `file` itself, and says how many there were.
+///
+/// # Errors
+/// As for [`save`].
+pub fn forget_all(file: &Path) -> Result<usize> {
+    let Some(existing) = read(file)? else { return Ok(0) };
+    let (bytes, count) = without_entries(&existing).at("read credentials of", file)?;
+    if count > 0 {
+        replace(file, &bytes)?;
+    }
+    Ok(count)
 }
 
 fn helper_of(file: &Path, existing: Option<&[u8]>, host: &str) -> Result<Option<(String, String)>> {

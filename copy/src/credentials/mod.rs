@@ -23,7 +23,7 @@ use layerfs::error::{Context, Error, Kind, Result};
 
 use file::{AuthFile, Entry};
 
-pub use login::{Saved, forget, save};
+pub use login::{Saved, forget, forget_all, save};
 
 /// A secret for a registry.
 #[derive(Clone, PartialEq, Eq)]

@@ -56,6 +56,16 @@ impl Scope {
         Self { path: path.to_owned(), scopes: vec![format!("repository:{path}:pull,push")] }
     }
 
+    /// Writing a repository and removing from it.
+    pub(crate) fn delete(path: &str) -> Self {
+        Self { path: path.to_owned(), scopes: vec![format!("repository:{path}:delete,pull,push")] }
+    }
+
+    /// The list of a registry's repositories.
+    pub(crate) fn catalog() -> Self {
+        Self { path: String::new(), scopes: vec!["registry:catalog:*".to_owned()] }
+    }
+
     /// The same, and reading `source` too: what a cross-repository mount needs.
     pub(crate) fn with_source(mut self, source: &str) -> Self {
         self.scopes.push(format!("repository:{source}:pull"));

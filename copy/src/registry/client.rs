@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, OnceCell};
 use super::auth::{Authenticator, Scope, is_link_local, is_loopback};
 use super::error::{BODY_MAX, BROKEN, Subject, is_permanent, of_status, of_transport};
 use super::tls::{self, Protocols, Trust};
+use super::window::Window;
 use super::{Settings, retry};
 
 /// How long a connection may take to stand.
@@ -35,6 +36,7 @@ pub(crate) struct Host {
     connection: OnceCell<Connection>,
     /// Nothing is sent before this moment: the registry asked for a pause.
     paused_until: Mutex<Option<Instant>>,
+    window: Window,
 }
 
 /// Where the registry is and how it is spoken to.
@@ -85,7 +87,7 @@ impl Host {
     pub(crate) fn new(name: &str, settings: Settings) -> Self {
         let authenticator = Authenticator::new(name, settings.keyring.clone());
         let (connection, paused_until) = (OnceCell::new(), Mutex::new(None));
-        Self { name: name.to_owned(), settings, authenticator, connection, paused_until }
+        Self { name: name.to_owned(), settings, authenticator, connection, paused_until, window: Window::new() }
     }
 
     /// The host as it stands in names.
@@ -112,6 +114,7 @@ impl Host {
         };
         let (mut url, mut attempt, mut challenges, mut hops) = (call.url.clone(), 0, 0, 0);
         loop {
+            let place = self.window.enter().await;
             self.wait_for_pause().await;
             let mut request = client.request(call.method.clone(), url.clone()).body(call.body.clone());
             for (name, value) in &call.headers {
@@ -125,7 +128,16 @@ impl Host {
             if let Some(value) = &authorization {
                 request = request.header(AUTHORIZATION, value.clone());
             }
-            let reply = match tokio::time::timeout(call.patience, request.send()).await {
+            let sent = tokio::time::timeout(call.patience, request.send()).await;
+            // The window is about requests; what streams in afterwards is bounded by those who read it.
+            drop(place);
+            match &sent {
+                Ok(Ok(reply)) if is_too_much(reply.status()) => self.window.refused(Instant::now()),
+                Ok(Ok(_)) => self.window.answered(),
+                Ok(Err(_)) => {}
+                Err(_) => self.window.refused(Instant::now()),
+            }
+            let reply = match sent {
                 Ok(Ok(reply)) => reply,
                 Ok(Err(failure)) if attempt >= self.settings.retries || is_permanent(&failure) => {
                     return Err(of_transport(&self.subject(&call.action), &failure));
@@ -133,7 +145,7 @@ impl Host {
                 Err(_) if attempt >= self.settings.retries => return Err(self.silent(call)),
                 Ok(Err(_)) | Err(_) => {
                     attempt += 1;
-                    tokio::time::sleep(retry::pause(attempt, None, retry::jitter()).unwrap_or(STALL)).await;
+                    tokio::time::sleep(self.pause_before(attempt)).await;
                     continue;
                 }
             };
@@ -147,7 +159,8 @@ impl Host {
             if retry::is_transient(status) && attempt < self.settings.retries {
                 attempt += 1;
                 let asked = retry::retry_after(reply.headers(), SystemTime::now());
-                let Some(wait) = retry::pause(attempt, asked, retry::jitter()) else {
+                let usual = self.settings.retry_delay.filter(|_| asked.is_none());
+                let Some(wait) = usual.or_else(|| retry::pause(attempt, asked, retry::jitter())) else {
                     let seconds = asked.map_or(0, |asked| asked.as_secs());
                     let busy = format!("{}: registry `{}` asks us to wait {seconds} seconds", call.action, self.name);
                     return Err(
@@ -189,7 +202,8 @@ impl Host {
             request = request.header(AUTHORIZATION, value);
         }
         let reply = request.send().await.map_err(|failure| of_transport(&self.subject(&call.action), &failure))?;
-        if reply.status() == StatusCode::TOO_MANY_REQUESTS || reply.status() == StatusCode::SERVICE_UNAVAILABLE {
+        if is_too_much(reply.status()) {
+            self.window.refused(Instant::now());
             let asked = retry::retry_after(reply.headers(), SystemTime::now());
             if let Some(wait) = retry::pause(1, asked, retry::jitter()) {
                 self.pause(wait).await;
@@ -226,6 +240,12 @@ impl Host {
         let seconds = call.patience.as_secs();
         let late = format!("{}: registry `{}` gives no answer within {seconds} seconds", call.action, self.name);
         Error::new(Kind::Unavailable, late).hint(BROKEN)
+    }
+
+    /// How long to wait before attempt `attempt` where the registry does not say.
+    pub(super) fn pause_before(&self, attempt: u32) -> Duration {
+        let usual = || retry::pause(attempt, None, retry::jitter()).unwrap_or(STALL);
+        self.settings.retry_delay.unwrap_or_else(usual)
     }
 
     pub(super) fn retries(&self) -> u32 {
@@ -319,7 +339,7 @@ impl Host {
             if attempt > self.settings.retries.min(2) {
                 return Err(error);
             }
-            tokio::time::sleep(retry::pause(attempt, None, retry::jitter()).unwrap_or(STALL)).await;
+            tokio::time::sleep(self.pause_before(attempt)).await;
         }
     }
 
@@ -335,10 +355,9 @@ impl Host {
         let base = Url::parse(&format!("{scheme}://{address}/")).map_err(|error| {
             Error::new(Kind::Invalid, format!("registry `{}` has no valid address", self.name)).because(error)
         })?;
-        let certificates = tls::certificates_of(&self.name, self.settings.config_dir.as_deref());
-        let certificates = self.settings.cert_dir.as_deref().or(certificates.as_deref());
+        let certificates = self.settings.certificates_of(&self.name);
         let build = |protocols| {
-            let tls = tls::config(trust, certificates, protocols)?;
+            let tls = tls::config(trust, certificates.as_deref(), protocols)?;
             let builder = match is_loopback(&self.name) {
                 // As Go's programs have it: a proxy elsewhere cannot reach this machine's own loopback.
                 true => Client::builder().no_proxy(),
@@ -350,7 +369,10 @@ impl Host {
                 .retry(reqwest::retry::never())
                 .connect_timeout(CONNECT_TIMEOUT)
                 .tcp_nodelay(true)
-                .user_agent(USER_AGENT);
+                .user_agent(match &self.settings.user_agent_prefix {
+                    Some(prefix) => format!("{prefix} {USER_AGENT}"),
+                    None => USER_AGENT.to_owned(),
+                });
             builder.build().map_err(|error| Error::new(Kind::System, "HTTP client cannot be set up").because(error))
         };
         let control = build(Protocols::Any)?;
@@ -387,6 +409,11 @@ impl Connection {
         }
         Ok(target)
     }
+}
+
+/// The registry asks for less.
+fn is_too_much(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
 }
 
 fn is_redirect(status: StatusCode) -> bool {

@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use super::auth::Scope;
 use super::client::{Call, Host, Lane, STALL};
 use super::error::{BROKEN, of_transport};
-use super::retry;
 use crate::stream::{Chunks, DAMAGED};
 
 /// Chunks that wait for a slow reader. A chunk is what one read of the socket gave, up to about 400 KiB: with six
@@ -66,7 +65,7 @@ async fn feed(host: &Host, path: &str, blob: &Descriptor, sender: &mpsc::Sender<
         if failures > host.retries() {
             return Err(error);
         }
-        tokio::time::sleep(retry::pause(failures, None, retry::jitter()).unwrap_or(STALL)).await;
+        tokio::time::sleep(host.pause_before(failures)).await;
     }
 }
 

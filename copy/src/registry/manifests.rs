@@ -1,24 +1,17 @@
 //! Manifests and tags.
 
-use std::collections::HashSet;
-
 use bytes::Bytes;
 use layerfs::digest::{Digest, Hasher};
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::{DOCUMENT_MAX, Descriptor, media_type};
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LINK};
-use reqwest::{Method, Response, StatusCode, Url};
-use serde::Deserialize;
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::{Method, Response, StatusCode};
 
 use super::auth::Scope;
 use super::client::{COMPLETION, Call, Host, read_body};
 use crate::stream::DAMAGED;
 
 const DIGEST_HEADER: &str = "docker-content-digest";
-/// How many tags are asked for at once; ECR refuses more.
-const TAGS_PAGE: usize = 1000;
-/// Largest page of tags, in bytes.
-const TAGS_MAX: usize = 8 << 20;
 
 /// All kinds of documents we understand, and schema 1, so that a registry that has nothing else says so.
 fn accept() -> String {
@@ -74,8 +67,43 @@ pub(super) async fn head(host: &Host, path: &str, locator: &str, scope: Scope) -
     }
 }
 
-/// Writes a manifest under a tag or its digest, and checks that the registry understood the same digest.
-pub(super) async fn put(host: &Host, path: &str, locator: &str, document: &Descriptor, bytes: Bytes) -> Result<()> {
+/// What a registry says of its limits in answer to a question that costs nothing: headers whose names have
+/// `ratelimit` in them.
+pub(super) async fn limits(host: &Host, path: &str, locator: &str) -> Result<Vec<(String, String)>> {
+    let (mut call, name) = call(host, Method::HEAD, path, locator, Scope::pull(path)).await?;
+    call.action = format!("ask for the limits of `{name}`");
+    let call = call.header(ACCEPT, &accept());
+    let reply = host.send(&call).await?;
+    let about_limits = |name: &str| name.contains("ratelimit");
+    let found: Vec<(String, String)> = reply
+        .headers()
+        .iter()
+        .filter(|(name, _)| about_limits(name.as_str()))
+        .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
+        .collect();
+    match reply.status() {
+        StatusCode::OK | StatusCode::TOO_MANY_REQUESTS => Ok(found),
+        _ => Err(host.failure(&call, reply).await),
+    }
+}
+
+/// Removes a manifest by its digest, or a tag by its name. `false` where the registry does not remove such things.
+pub(super) async fn delete(host: &Host, path: &str, locator: &str) -> Result<bool> {
+    let url = host.url(&format!("/v2/{path}/manifests/{locator}")).await?;
+    let action = format!("delete `{}`", name(host, path, locator));
+    let call = Call::new(Method::DELETE, url, Scope::delete(path), action);
+    let reply = host.send(&call).await?;
+    match reply.status() {
+        StatusCode::ACCEPTED | StatusCode::OK | StatusCode::NO_CONTENT => Ok(true),
+        // distribution answers 400 or 405 to a tag, others 405 or 501.
+        StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => Ok(false),
+        _ => Err(host.failure(&call, reply).await),
+    }
+}
+
+/// Writes a manifest under a tag or its digest, and checks that the registry understood the same digest. The answer
+/// says whether the registry took note of the manifest's subject by itself.
+pub(super) async fn put(host: &Host, path: &str, locator: &str, document: &Descriptor, bytes: Bytes) -> Result<bool> {
     let url = host.url(&format!("/v2/{path}/manifests/{locator}")).await?;
     let name = name(host, path, locator);
     let mut call = Call::new(Method::PUT, url, Scope::push(path), format!("push `{name}`"));
@@ -86,45 +114,15 @@ pub(super) async fn put(host: &Host, path: &str, locator: &str, document: &Descr
     if !matches!(reply.status(), StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED) {
         return Err(host.failure(&call, reply).await);
     }
+    let noted = reply.headers().contains_key("oci-subject");
     match announced(&reply) {
         Some(stored) if stored.algorithm() == document.digest.algorithm() && stored != document.digest => {
             let wrong =
                 format!("push `{name}`: registry `{}` stored `{stored}` instead of `{}`", host.name(), document.digest);
             Err(Error::new(Kind::Corrupt, wrong).hint("the registry changes what it stores; try another one"))
         }
-        _ => Ok(()),
+        _ => Ok(noted),
     }
-}
-
-/// All tags of a repository, in the registry's order.
-pub(super) async fn tags(host: &Host, path: &str) -> Result<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Page {
-        tags: Option<Vec<String>>,
-    }
-    let name = format!("{}/{path}", host.name());
-    let mut url = host.url(&format!("/v2/{path}/tags/list")).await?;
-    url.query_pairs_mut().append_pair("n", &TAGS_PAGE.to_string());
-    let (mut tags, mut seen) = (Vec::new(), HashSet::new());
-    // A registry that links its pages in a circle would keep us forever.
-    while seen.insert(url.clone()) {
-        let call = Call::new(Method::GET, url.clone(), Scope::pull(path), format!("list the tags of `{name}`"));
-        let reply = host.send(&call).await?;
-        if reply.status() != StatusCode::OK {
-            return Err(host.failure(&call, reply).await);
-        }
-        let next = next_page(&url, &reply);
-        let bytes = read_body(reply, TAGS_MAX).await.context(|| call.action.clone())?;
-        let page: Page = serde_json::from_slice(&bytes).context(|| format!("list of tags of `{name}` is malformed"))?;
-        tags.extend(page.tags.unwrap_or_default());
-        match next {
-            Some(next) if next.origin() == url.origin() => url = next,
-            _ => break,
-        }
-    }
-    let mut known = HashSet::new();
-    tags.retain(|tag| known.insert(tag.clone()));
-    Ok(tags)
 }
 
 async fn call(host: &Host, method: Method, path: &str, locator: &str, scope: Scope) -> Result<(Call, String)> {
@@ -167,11 +165,4 @@ fn own_type(bytes: &[u8]) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
     let own = value.get("mediaType").and_then(|media_type| media_type.as_str()).map(str::to_owned);
     own.or_else(|| value.get("manifests").map(|_| media_type::OCI_INDEX.to_owned()))
-}
-
-/// The address in `Link: <…>; rel="next"` (RFC 8288).
-fn next_page(asked: &Url, reply: &Response) -> Option<Url> {
-    let text = reply.headers().get(LINK)?.to_str().ok()?;
-    let target = text.strip_prefix('<')?.split('>').next()?;
-    asked.join(target).ok()
 }

@@ -10,19 +10,23 @@ mod challenge;
 mod client;
 mod download;
 mod error;
+mod lists;
 mod manifests;
 mod reactor;
 mod retry;
 mod tls;
 mod upload;
 pub(crate) mod web;
+mod window;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
-use layerfs::error::{Kind, Result};
+use layerfs::digest::Digest;
+use layerfs::error::{Error, Kind, Result};
 use layerfs::oci::Descriptor;
 use tokio::sync::mpsc;
 
@@ -50,6 +54,17 @@ pub(crate) struct Settings {
     pub(crate) config_dir: Option<PathBuf>,
     /// A folder with certificates that stands in for `certs.d`.
     pub(crate) cert_dir: Option<PathBuf>,
+    /// The pause before a request is repeated, where the registry names none.
+    pub(crate) retry_delay: Option<Duration>,
+    /// What our name in requests begins with.
+    pub(crate) user_agent_prefix: Option<String>,
+}
+
+impl Settings {
+    /// The folder with a registry's certificates, where there is one.
+    pub(crate) fn certificates_of(&self, host: &str) -> Option<PathBuf> {
+        self.cert_dir.clone().or_else(|| tls::certificates_of(host, self.config_dir.as_deref()))
+    }
 }
 
 /// The network, and all hosts spoken to so far.
@@ -73,6 +88,11 @@ impl Network {
     /// A network for one side of a copy. Nothing is connected yet.
     pub(crate) fn new(settings: Settings) -> Self {
         Self { settings, reactor: OnceLock::new(), hosts: Mutex::default() }
+    }
+
+    /// How the registries are spoken to.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The repository `path` on `host`. `insecure` comes from the registry's configuration and yields to what the
@@ -127,8 +147,8 @@ impl Repository {
         self.reactor.wait(async move { manifests::head(&host, &path, &locator, scope).await })
     }
 
-    /// Writes a manifest under a tag or digest.
-    pub(crate) fn put_manifest(&self, locator: &str, document: &Descriptor, bytes: &[u8]) -> Result<()> {
+    /// Writes a manifest under a tag or digest. `true` where the registry took note of the manifest's subject.
+    pub(crate) fn put_manifest(&self, locator: &str, document: &Descriptor, bytes: &[u8]) -> Result<bool> {
         let (host, path, locator) = (self.host.clone(), self.path.clone(), locator.to_owned());
         let (document, bytes) = (document.clone(), Bytes::copy_from_slice(bytes));
         self.reactor.wait(async move { manifests::put(&host, &path, &locator, &document, bytes).await })
@@ -137,7 +157,57 @@ impl Repository {
     /// All tags.
     pub(crate) fn tags(&self) -> Result<Vec<String>> {
         let (host, path) = (self.host.clone(), self.path.clone());
-        self.reactor.wait(async move { manifests::tags(&host, &path).await })
+        self.reactor.wait(async move { lists::tags(&host, &path).await })
+    }
+
+    /// All repositories of the registry.
+    pub(crate) fn catalog(&self) -> Result<Vec<String>> {
+        let host = self.host.clone();
+        self.reactor.wait(async move { lists::catalog(&host).await })
+    }
+
+    /// What refers to a manifest, and whether the registry keeps that list itself.
+    pub(crate) fn referrers(&self, subject: Digest) -> Result<(Vec<Descriptor>, bool)> {
+        let (host, path) = (self.host.clone(), self.path.clone());
+        self.reactor.wait(async move { lists::referrers(&host, &path, subject).await })
+    }
+
+    /// The registry's limits, as the headers of an answer state them.
+    pub(crate) fn limits(&self, locator: &str) -> Result<Vec<(String, String)>> {
+        let (host, path, locator) = (self.host.clone(), self.path.clone(), locator.to_owned());
+        self.reactor.wait(async move { manifests::limits(&host, &path, &locator).await })
+    }
+
+    /// Removes a manifest by its digest, with all tags that point to it.
+    pub(crate) fn delete_manifest(&self, digest: Digest) -> Result<()> {
+        let (host, path, locator) = (self.host.clone(), self.path.clone(), digest.to_string());
+        let name = format!("{}/{path}@{digest}", host.name());
+        match self.reactor.wait(async move { manifests::delete(&host, &path, &locator).await })? {
+            true => Ok(()),
+            false => Err(Error::new(
+                Kind::Unsupported,
+                format!("delete `{name}`: registry `{}` does not remove manifests", self.host.name()),
+            )
+            .hint("its operator has to allow it")),
+        }
+    }
+
+    /// Asks the registry to remove a tag and nothing else; `false` where it does not know how.
+    pub(crate) fn delete_tag(&self, tag: &str) -> Result<bool> {
+        let (host, path, tag) = (self.host.clone(), self.path.clone(), tag.to_owned());
+        self.reactor.wait(async move { manifests::delete(&host, &path, &tag).await })
+    }
+
+    /// A blob's size; `None` where the repository does not have it.
+    pub(crate) fn blob_size(&self, digest: Digest) -> Result<Option<u64>> {
+        let (host, path) = (self.host.clone(), self.path.clone());
+        self.reactor.wait(async move { upload::size(&host, &path, digest).await })
+    }
+
+    /// Removes a blob from the repository.
+    pub(crate) fn delete_blob(&self, digest: Digest) -> Result<()> {
+        let (host, path) = (self.host.clone(), self.path.clone());
+        self.reactor.wait(async move { upload::delete(&host, &path, digest).await })
     }
 
     /// Asks for the registry's root with the credentials of the keyring: whether they are good.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use layerfs::digest::Digest;
-use layerfs::error::Result;
+use layerfs::error::{Error, Kind, Result};
 use layerfs::oci::Descriptor;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Body, Method, StatusCode, Url};
@@ -58,6 +58,36 @@ pub(super) async fn exists(host: &Host, path: &str, blob: &Descriptor, scope: Sc
         // Whatever else speaks against it shows when the blob is sent, in words: an answer to HEAD has none.
         status if status.is_client_error() => Ok(false),
         _ => Err(host.failure(&call, reply).await),
+    }
+}
+
+/// A blob's size; `None` where the repository does not have it.
+pub(super) async fn size(host: &Host, path: &str, digest: Digest) -> Result<Option<u64>> {
+    let url = host.url(&format!("/v2/{path}/blobs/{digest}")).await?;
+    let action = format!("look for blob `{digest}` in `{}/{path}`", host.name());
+    let call = Call::new(Method::HEAD, url, Scope::pull(path), action);
+    let reply = host.send(&call).await?;
+    match reply.status() {
+        StatusCode::OK => {
+            let size = reply.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+            let unsaid =
+                || Error::new(Kind::Invalid, format!("{}: registry `{}` does not say", call.action, host.name()));
+            size.map(Some).ok_or_else(unsaid)
+        }
+        StatusCode::NOT_FOUND => Ok(None),
+        _ => Err(host.failure(&call, reply).await),
+    }
+}
+
+/// Removes a blob.
+pub(super) async fn delete(host: &Host, path: &str, digest: Digest) -> Result<()> {
+    let url = host.url(&format!("/v2/{path}/blobs/{digest}")).await?;
+    let action = format!("delete blob `{digest}` of `{}/{path}`", host.name());
+    let call = Call::new(Method::DELETE, url, Scope::delete(path), action);
+    let reply = host.send(&call).await?;
+    match reply.status().is_success() {
+        true => Ok(()),
+        false => Err(host.failure(&call, reply).await),
     }
 }
 

@@ -5,6 +5,7 @@
 //! are named by their diff IDs; writing unpacks each layer on its way into the file.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use layerfs::archive::decompress;
@@ -78,6 +79,14 @@ impl DockerArchiveSource {
         let missing = || Error::new(Kind::NotFound, format!("the archive has no blob `{}`", descriptor.digest));
         self.members.get(&descriptor.digest).map(String::as_str).ok_or_else(missing)
     }
+}
+
+/// The names of all images in an archive, in its order.
+pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
+    let bytes = TarFile::open(path)?.read("manifest.json")?;
+    let images: Vec<Image> =
+        serde_json::from_slice(&bytes).context(|| format!("`manifest.json` in `{}` is malformed", path.display()))?;
+    Ok(images.into_iter().flat_map(|image| image.repo_tags.unwrap_or_default()).collect())
 }
 
 /// A layer's descriptor. Nearly always the member is a plain tar, whose digest the configuration states; some tools

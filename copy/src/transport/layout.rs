@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::{DOCUMENT_MAX, Descriptor, Index, REF_NAME};
-use layerfs::store::layout_blob_path;
 
 use super::{NewFile, Opener, Sent, Sink, Source, write_chunks};
 use crate::location::{Place, Selector};
@@ -22,13 +21,13 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// A layout being read.
 pub(crate) struct LayoutSource {
-    dir: PathBuf,
+    blobs: PathBuf,
     root: Descriptor,
 }
 
 impl LayoutSource {
-    /// Opens the layout and finds the image.
-    pub(crate) fn open(place: &Place) -> Result<Self> {
+    /// Opens the layout and finds the image. `shared` is where several layouts have their blobs.
+    pub(crate) fn open(place: &Place, shared: Option<&Path>) -> Result<Self> {
         let path = place.path.join("index.json");
         let bytes = read_small(&path).map_err(|error| match error.kind() {
             Kind::NotFound => {
@@ -38,11 +37,11 @@ impl LayoutSource {
             _ => error,
         })?;
         let root = choose(&parse_index(&bytes).at("read", &path)?, place)?;
-        Ok(Self { dir: place.path.clone(), root })
+        Ok(Self { blobs: blob_folder(&place.path, shared), root })
     }
 
     fn file(&self, blob: &Descriptor) -> Result<File> {
-        let path = layout_blob_path(&self.dir, &blob.digest);
+        let path = blob_path(&self.blobs, blob);
         File::open(&path).at("open", &path)
     }
 }
@@ -53,7 +52,7 @@ impl Source for LayoutSource {
     }
 
     fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
-        read_small(&layout_blob_path(&self.dir, &descriptor.digest))
+        read_small(&blob_path(&self.blobs, descriptor))
     }
 
     fn open(&self, blob: &Descriptor) -> Result<Box<dyn Chunks>> {
@@ -64,12 +63,13 @@ impl Source for LayoutSource {
 /// A layout being written.
 pub(crate) struct LayoutSink {
     dir: PathBuf,
+    blobs: PathBuf,
     name: Option<String>,
 }
 
 impl LayoutSink {
-    /// Makes the folder where it does not exist.
-    pub(crate) fn create(place: &Place) -> Result<Self> {
+    /// Makes the folder where it does not exist. `shared` is where several layouts have their blobs.
+    pub(crate) fn create(place: &Place, shared: Option<&Path>) -> Result<Self> {
         let name = match &place.image {
             Selector::Only => None,
             Selector::Named(name) => Some(name.clone()),
@@ -80,17 +80,19 @@ impl LayoutSink {
                 ));
             }
         };
-        let blobs = place.path.join("blobs/sha256");
-        fs::create_dir_all(&blobs).at("create", &blobs)?;
+        let blobs = blob_folder(&place.path, shared);
+        for dir in [place.path.join("blobs/sha256"), blobs.join("sha256")] {
+            fs::create_dir_all(&dir).at("create", &dir)?;
+        }
         let marker = place.path.join("oci-layout");
         if !marker.exists() {
             replace(&marker, MARKER.as_bytes())?;
         }
-        Ok(Self { dir: place.path.clone(), name })
+        Ok(Self { dir: place.path.clone(), blobs, name })
     }
 
     fn path(&self, blob: &Descriptor) -> PathBuf {
-        layout_blob_path(&self.dir, &blob.digest)
+        blob_path(&self.blobs, blob)
     }
 
     fn index(&self) -> Result<Index> {
@@ -137,6 +139,14 @@ impl Sink for LayoutSink {
         let index = with_entry(self.index()?, root, self.name.as_deref());
         replace(&self.dir.join("index.json"), &index.to_bytes())
     }
+}
+
+fn blob_folder(dir: &Path, shared: Option<&Path>) -> PathBuf {
+    shared.map_or_else(|| dir.join("blobs"), Path::to_owned)
+}
+
+fn blob_path(blobs: &Path, blob: &Descriptor) -> PathBuf {
+    blobs.join(blob.digest.algorithm().name()).join(blob.digest.hex())
 }
 
 /// The index with `root` under `name`, in place of what had that name before.

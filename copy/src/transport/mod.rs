@@ -187,10 +187,18 @@ fn temporary_name(target: &Path) -> PathBuf {
     folder_of(target).join(unique)
 }
 
+/// Where scratch files lie, if not where the system has its temporary files.
+static SCRATCH: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+
+/// Has scratch files made in this folder from now on; the first call counts.
+pub(crate) fn keep_scratch_in(dir: &Path) {
+    SCRATCH.get_or_init(|| dir.to_owned());
+}
+
 /// A file for what has to be kept for a moment: without a name, gone with its last user.
 pub(crate) fn scratch_file() -> Result<File> {
     use rustix::fs::{Mode, OFlags};
-    let dir = std::env::temp_dir();
+    let dir = SCRATCH.get().cloned().unwrap_or_else(std::env::temp_dir);
     match rustix::fs::open(&dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from_raw_mode(0o600)) {
         Ok(file) => Ok(file.into()),
         Err(_) => {

@@ -140,7 +140,7 @@ impl Sink for RegistrySink {
     }
 
     fn put_document(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
-        self.repository.put_manifest(&descriptor.digest.to_string(), descriptor, bytes)
+        self.repository.put_manifest(&descriptor.digest.to_string(), descriptor, bytes).map(drop)
     }
 
     fn finish(&self, root: &Descriptor, bytes: &[u8]) -> Result<()> {
@@ -152,7 +152,7 @@ impl Sink for RegistrySink {
         if self.tags.is_empty() {
             return self.put_document(root, bytes);
         }
-        self.tags.iter().try_for_each(|tag| self.repository.put_manifest(tag, root, bytes))
+        self.tags.iter().try_for_each(|tag| self.repository.put_manifest(tag, root, bytes).map(drop))
     }
 
     fn repository(&self) -> Option<(&str, &str)> {

@@ -1,0 +1,164 @@
+//! `copy` beside skopeo and crane: the same questions, the same answers, byte for byte where they are documents.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use crate::harness::{Actor, Call, Registry, machine, peers};
+
+/// `copy` under the name `skopeo`.
+fn as_skopeo(actor: &Actor) -> Call {
+    let link = actor.path("skopeo");
+    if !link.exists() {
+        symlink(machine::programs().join("copy"), &link).expect("a link in our folder");
+    }
+    actor.call(&link)
+}
+
+/// A repository with the tags 1, 2 and 3, made by crane: the third is the first again.
+fn fill(registry: &Registry, dir: &Path) -> Option<String> {
+    let layer = dir.join("layer.tar");
+    std::fs::write(dir.join("file"), "content").expect("a file in our folder");
+    Call::new("tar").args(["-cf", "layer.tar", "file"]).dir(dir).ok();
+    let name = registry.name("group/app");
+    let layer = layer.display().to_string();
+    let crane = |args: &[&str]| Some(peers::call("crane", dir)?.arg("--insecure").args(args).ok());
+    crane(&["append", "--oci-empty-base", "-f", &layer, "-t", &format!("{name}:1")])?;
+    let labels = ["--label", "a=b", "--env", "X=1", "--set-platform", "linux/amd64", "--annotation", "q=r"];
+    crane(&[&["mutate", &format!("{name}:1"), "-t", &format!("{name}:2")], &labels[..]].concat())?;
+    crane(&["tag", &format!("{name}:1"), "3"])?;
+    Some(name)
+}
+
+#[test]
+fn documents_read_as_skopeos_and_cranes() {
+    let registry = Registry::start();
+    let Some(actor) = Actor::root() else { return };
+    let Some(name) = fill(&registry, actor.dir()) else { return };
+    let place = format!("docker://{name}:2");
+    for words in [
+        vec!["inspect", "--tls-verify=false", &place],
+        vec!["inspect", "--tls-verify=false", "--no-tags", &place],
+        vec!["inspect", "--tls-verify=false", "--config", &place],
+        vec!["inspect", "--tls-verify=false", "--raw", &place],
+        vec!["inspect", "--tls-verify=false", "--config", "--raw", &place],
+        vec!["inspect", "--tls-verify=false", "--format", "{{.Name}} {{.Digest}} {{.Env}} {{len .Layers}}", &place],
+        vec![
+            "inspect",
+            "--tls-verify=false",
+            "--format",
+            "{{range .RepoTags}}{{.}},{{end}}{{index .Labels \"a\"}}",
+            &place,
+        ],
+        vec!["list-tags", "--tls-verify=false", place.trim_end_matches(":2")],
+    ] {
+        let theirs = peers::call("skopeo", actor.dir()).expect("crane is there, so is skopeo").args(&words).ok().stdout;
+        assert_eq!(as_skopeo(&actor).args(&words).ok().stdout, theirs, "{words:?}");
+    }
+    for verb in ["manifest", "config", "digest"] {
+        let theirs =
+            peers::call("crane", actor.dir()).expect("it was there").args([verb, "--insecure", &place[9..]]).ok();
+        assert_eq!(actor.copy([verb, &place]).ok().stdout.trim(), theirs.stdout.trim(), "{verb}");
+    }
+    let theirs = peers::call("crane", actor.dir())
+        .expect("it was there")
+        .args(["catalog", "--insecure", registry.address()])
+        .ok();
+    assert_eq!(actor.copy(["catalog", registry.address()]).ok().stdout, theirs.stdout);
+}
+
+#[test]
+fn copies_under_skopeos_name_are_skopeos() {
+    let registry = Registry::start();
+    let Some(actor) = Actor::root() else { return };
+    let Some(name) = fill(&registry, actor.dir()) else { return };
+    let source = format!("docker://{name}:2");
+    let at = |path: &str| actor.path(path).display().to_string();
+    for (flags, transport) in [
+        (vec![], "dir"),
+        (vec!["--format", "v2s2"], "dir"),
+        (vec!["--preserve-digests", "--all"], "dir"),
+        (vec!["--dest-decompress"], "dir"),
+        (vec![], "oci"),
+    ] {
+        let run = |call: Call, who: &str| {
+            let digest = at(&format!("digest-{who}"));
+            let target = format!("{transport}:{}", at(&format!("{who}-{}{transport}", flags.join(""))));
+            let call =
+                call.args(["--insecure-policy", "copy", "-q", "--src-tls-verify=false", "--digestfile", &digest]);
+            call.args(&flags).args([&source, &target]).ok();
+            std::fs::read_to_string(digest).expect("a digest was written")
+        };
+        let theirs = run(peers::call("skopeo", actor.dir()).expect("crane is there, so is skopeo"), "theirs");
+        let ours = run(as_skopeo(&actor), "ours");
+        // Writing a manifest anew makes other bytes of the same content; what is kept is kept by both.
+        if flags.is_empty() || flags.contains(&"--preserve-digests") {
+            assert_eq!(ours, theirs, "{flags:?}");
+        }
+        let inspected = format!("{transport}:{}", at(&format!("ours-{}{transport}", flags.join(""))));
+        peers::call("skopeo", actor.dir()).expect("it was there").args(["inspect", &inspected]).ok();
+    }
+}
+
+#[test]
+fn a_tag_goes_alone() {
+    for registry in [Some(Registry::start()), Registry::crane()].into_iter().flatten() {
+        let Some(actor) = Actor::root() else { return };
+        let Some(name) = fill(&registry, actor.dir()) else { return };
+        let before = actor.copy(["digest", &format!("{name}:1")]).ok().stdout;
+        actor.copy(["delete", &format!("{name}:3")]).ok();
+        let tags = actor.copy(["list-tags", &name]).ok().json()["Tags"].clone();
+        let mut tags: Vec<&str> = tags.as_array().expect("a list").iter().filter_map(|tag| tag.as_str()).collect();
+        tags.sort_unstable();
+        assert_eq!(tags, ["1", "2"]);
+        assert_eq!(actor.copy(["digest", &format!("{name}:1")]).ok().stdout, before);
+        actor.copy(["delete", &format!("{name}:3")]).fails(1).says(&["no such tag"]);
+    }
+}
+
+#[test]
+fn a_manifest_goes_with_its_tags_only_by_force() {
+    let registry = Registry::start();
+    let Some(actor) = Actor::root() else { return };
+    let Some(name) = fill(&registry, actor.dir()) else { return };
+    let pinned = format!("{name}@{}", actor.copy(["digest", &format!("{name}:1")]).ok().stdout.trim());
+    actor.copy(["delete", &pinned]).fails(1).says(&["`1`", "point to it", "--force"]);
+    actor.copy(["delete", "--force", &pinned]).ok();
+    actor.copy(["digest", &format!("{name}:1")]).fails(1);
+    actor.copy(["digest", &format!("{name}:2")]).ok();
+}
+
+#[test]
+fn old_tags_go_and_what_others_need_stays() {
+    let registry = Registry::start();
+    let Some(actor) = Actor::root() else { return };
+    let Some(name) = fill(&registry, actor.dir()) else { return };
+    let index = format!("{name}:index");
+    let crane = peers::call("crane", actor.dir()).expect("it was there");
+    crane.args(["index", "append", "--insecure", "-m", &format!("{name}:2"), "-t", &index]).ok();
+    let child = actor.copy(["digest", &format!("{name}:2")]).ok().stdout;
+    let said = actor.copy(["delete", "--keep", "1", "--dry-run", &name]).ok().stdout;
+    assert!(said.contains(":1\n") && said.contains(":2\n") && said.contains(":3\n"), "{said}");
+    assert!(!said.contains(child.trim()), "the index needs it: {said}");
+    actor.copy(["delete", "--keep", "1", &name]).ok();
+    let tags = actor.copy(["list-tags", &name]).ok().json()["Tags"].clone();
+    assert_eq!(tags, serde_json::json!(["index"]));
+    actor.copy(["digest", &format!("{name}@{}", child.trim())]).ok();
+    // Nothing here says when it was made.
+    actor.copy(["delete", "--older-than", "1s", &name]).ok();
+    actor.copy(["digest", &index]).ok();
+}
+
+#[test]
+fn tags_are_given_without_a_copy() {
+    let registry = Registry::start();
+    let Some(actor) = Actor::root() else { return };
+    let Some(name) = fill(&registry, actor.dir()) else { return };
+    let digest = actor.copy(["tag", &format!("docker://{name}:2"), "new", &format!("{name}:other")]).ok().stdout;
+    for tag in ["new", "other"] {
+        assert_eq!(actor.copy(["digest", &format!("{name}:{tag}")]).ok().stdout, digest);
+    }
+    actor
+        .copy(["tag", &format!("docker://{name}:2"), &registry.name("else/where:1")])
+        .fails(2)
+        .says(&["another repository"]);
+}
