@@ -33,6 +33,16 @@ pub struct Moved {
     pub present: usize,
 }
 
+impl Moved {
+    /// Counts what moved elsewhere, too.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.bytes += other.bytes;
+        self.mounted += other.mounted;
+        self.present += other.present;
+    }
+}
+
 /// What an execution needs besides its plan.
 pub(crate) struct Execution<'a> {
     pub(crate) source: &'a dyn Source,
@@ -77,6 +87,7 @@ impl Execution<'_> {
                     moved.bytes += size;
                 }
                 Sent::Mounted => moved.mounted += 1,
+                Sent::Present => moved.present += 1,
             }
         }
         Ok(moved)

@@ -14,8 +14,11 @@
 //! What this crate is not: it mounts nothing, and knows nothing of Dockerfiles and containers.
 
 pub mod cli;
+mod companions;
+mod compare;
 mod convert;
 pub mod credentials;
+mod exchange;
 mod execute;
 mod inventory;
 mod location;
@@ -27,11 +30,13 @@ mod registry;
 mod removal;
 pub mod retention;
 mod stream;
+pub mod sync;
 mod time;
 mod transfer;
 mod transport;
 mod work;
 
+pub use companions::Companions;
 pub use convert::{Changes, Format, Recompress};
 pub use execute::Moved;
 pub use inventory::{Entry, Inventory, Platforms};

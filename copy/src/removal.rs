@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use layerfs::digest::Digest;
 use layerfs::error::{Error, Kind, Result};
-use layerfs::oci::{Descriptor, Document, ImageConfig, Manifest, Platform, media_type};
+use layerfs::oci::{Descriptor, Document, ImageConfig, Index, Manifest, Platform, media_type};
 
 use crate::registry::{Access, Repository};
 use crate::retention::{Removal, Tagged};
@@ -68,23 +68,34 @@ pub(crate) fn survey(repository: &Repository) -> Result<Vec<Tagged>> {
             Some(Document::Index(index)) => {
                 let needs: Vec<Digest> =
                     index.manifests.iter().chain(&index.subject).map(|child| child.digest).collect();
-                let host = index.select(&Platform::host()).or(index.manifests.first()).cloned();
-                let created = match host {
-                    Some(child) if media_type::is_manifest(&child.media_type) => {
-                        match Document::parse(&repository.manifest(&child.digest.to_string())?.1, None)? {
-                            Document::Manifest(manifest) => created(repository, &manifest)?,
-                            Document::Index(_) => None,
-                        }
-                    }
-                    _ => None,
-                };
-                (needs, created)
+                (needs, created_of_index(repository, index)?)
             }
             None => (Vec::new(), None),
         };
         let referred = !repository.referrers(digest)?.0.is_empty();
         Ok(Tagged { name: tag.clone(), digest, created, needs, referred })
     })
+}
+
+/// When the image behind a tag was made, for an index its first one.
+pub(crate) fn created_at(repository: &Repository, tag: &str) -> Result<Option<i64>> {
+    let (descriptor, bytes) = repository.manifest(tag)?;
+    match crate::inventory::parse(descriptor, bytes)?.document {
+        Some(Document::Manifest(manifest)) => created(repository, &manifest),
+        Some(Document::Index(index)) => created_of_index(repository, &index),
+        None => Ok(None),
+    }
+}
+
+fn created_of_index(repository: &Repository, index: &Index) -> Result<Option<i64>> {
+    let Some(child) = index.select(&Platform::host()).or(index.manifests.first()) else { return Ok(None) };
+    if !media_type::is_manifest(&child.media_type) {
+        return Ok(None);
+    }
+    match Document::parse(&repository.manifest(&child.digest.to_string())?.1, None)? {
+        Document::Manifest(manifest) => created(repository, &manifest),
+        Document::Index(_) => Ok(None),
+    }
 }
 
 /// When an image was made. A reproducible image states the first second of some epoch, which says nothing.

@@ -1,6 +1,6 @@
 //! The operations: [`transfer`] between any two places, [`pull`] into the store, [`push`] out of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,10 @@ use layerfs::progress::{Event, Progress};
 use layerfs::reference::Reference;
 use layerfs::store::{Image, Store};
 
+use crate::companions::{self, Companions};
 use crate::convert::{Changes, Recompress, convert};
 use crate::credentials::{Credential, Found, Keyring, Places};
+use crate::exchange::Exchange;
 use crate::execute::{Execution, Ids, Moved, PARALLEL};
 use crate::inventory::{self, Inventory, Platforms};
 use crate::location::Location;
@@ -67,6 +69,10 @@ pub struct Options {
     pub recompress: Option<Recompress>,
     /// The family of media types to write.
     pub format: Option<crate::convert::Format>,
+    /// What goes along with the image from one registry to another.
+    pub companions: Companions,
+    /// How single registries are spoken to, on whichever side they are.
+    pub hosts: HashMap<String, Side>,
     /// More names for the destination, in the same repository or archive.
     pub additional_tags: Vec<Reference>,
     /// Refuse to change the image in any way.
@@ -97,6 +103,8 @@ impl Default for Options {
             platforms: Platforms::Auto,
             recompress: None,
             format: None,
+            companions: Companions::NONE,
+            hosts: HashMap::new(),
             additional_tags: Vec::new(),
             preserve_digests: false,
             retries: 3,
@@ -182,6 +190,19 @@ pub fn transfer(
     let recompress = if single { Recompress::Never } else { options.recompress.unwrap_or(rule) };
     let changes = Changes { recompress, format: options.format.filter(|_| !single) };
     let keep = store.filter(|_| matches!(source, Location::Store(_)));
+    if options.companions.any() {
+        let (Location::Registry(name), Location::Registry(target)) = (source, destination) else {
+            return Err(Error::new(
+                Kind::Usage,
+                "referrers and tags made of digests go from one registry to another only",
+            ));
+        };
+        let from = reach.registry_source(name)?;
+        let exchange = Exchange::default();
+        let shared = Shared { exchange: &exchange, stale: false };
+        let tags = if options.companions.digest_tags { from.tags()? } else { Vec::new() };
+        return reach.copy_shared(&from, target, &platforms, &shared, options.companions, &tags);
+    }
     let to = reach.sink(destination, store)?;
     reach.copy(&*from, &*to, &platforms, &changes, keep)
 }
@@ -288,6 +309,13 @@ pub(crate) struct Reach<'a> {
     destination: Network,
 }
 
+/// What the images of one invocation share at a registry they are written to.
+pub(crate) struct Shared<'a> {
+    pub(crate) exchange: &'a Exchange,
+    /// The name is known to lead to something else, or nowhere.
+    pub(crate) stale: bool,
+}
+
 /// Where a name leads, in the order to try.
 pub(crate) struct Explained {
     pub(crate) endpoints: Vec<Leading>,
@@ -333,8 +361,20 @@ impl<'a> Reach<'a> {
                 user_agent_prefix: options.user_agent_prefix.clone(),
             })
         };
-        let source = Network::new(settings(&options.source)?);
-        let destination = Network::new(settings(&options.destination)?);
+        let own = |side: &Side| {
+            let merged = options.hosts.iter().map(|(host, own)| {
+                let merged = Side {
+                    tls_verify: side.tls_verify.or(own.tls_verify),
+                    credential: side.credential.clone().or_else(|| own.credential.clone()),
+                    cert_dir: side.cert_dir.clone().or_else(|| own.cert_dir.clone()),
+                    ..side.clone()
+                };
+                Ok((host.clone(), settings(&merged)?))
+            });
+            merged.collect::<Result<HashMap<_, _>>>()
+        };
+        let source = Network::new(settings(&options.source)?, own(&options.source)?);
+        let destination = Network::new(settings(&options.destination)?, own(&options.destination)?);
         let registries = Registries::load(env)?;
         Ok(Self { options, progress, ids: Ids::default(), registries, source, destination })
     }
@@ -422,6 +462,94 @@ impl<'a> Reach<'a> {
                 Box::new(StoreSink::new(opened(store)?, names, None, Unpack::Later)?)
             }
         })
+    }
+
+    /// Whether an image goes as a whole, unless an entry says otherwise.
+    pub(crate) fn copies_all(&self) -> bool {
+        matches!(self.options.platforms, Platforms::Auto | Platforms::All)
+            && self.options.format.is_none()
+            && self.options.recompress.is_none()
+    }
+
+    /// The platforms an image's own choice and the options' make together.
+    fn chosen(&self, platforms: &Platforms) -> Platforms {
+        match (platforms, &self.options.platforms) {
+            (Platforms::Auto, Platforms::Auto) => Platforms::All,
+            (Platforms::Auto, usual) => usual.clone(),
+            (own, _) => own.clone(),
+        }
+    }
+
+    /// The manifest or index that would be copied.
+    pub(crate) fn chosen_root(&self, source: &dyn Source, platforms: &Platforms) -> Result<Descriptor> {
+        Ok(inventory::select(source, source.root()?, &self.chosen(platforms))?.descriptor)
+    }
+
+    /// Copies one image of many into a registry, with what belongs to it. `tags` are those of the source.
+    pub(crate) fn copy_shared(
+        &self,
+        from: &RegistrySource,
+        target: &Reference,
+        platforms: &Platforms,
+        shared: &Shared<'_>,
+        wanted: Companions,
+        tags: &[String],
+    ) -> Result<Transferred> {
+        let endpoint = self.registries.destination(target)?;
+        let sink = |name: &Reference, shared| {
+            let endpoint = crate::registries::Endpoint { name: name.clone(), ..endpoint.clone() };
+            Ok::<_, Error>(RegistrySink::new(&self.destination, &endpoint, &[])?.among_many(shared))
+        };
+        let changes =
+            Changes { recompress: self.options.recompress.unwrap_or(Recompress::Never), format: self.options.format };
+        let platforms = self.chosen(platforms);
+        let additional = &self.options.additional_tags;
+        let main = RegistrySink::new(&self.destination, &endpoint, additional)?.among_many(shared);
+        let mut done = self.copy(from, &main, &platforms, &changes, None)?;
+        if !wanted.any() {
+            return Ok(done);
+        }
+        let root = inventory::select(from, from.root()?, &platforms)?;
+        let subjects = companions::subjects(&inventory::take(from, root, &platforms)?);
+        let source = from.repository_handle();
+        let fresh = Shared { exchange: shared.exchange, stale: false };
+        let mut add = |outcome: Transferred| {
+            if let Some(moved) = outcome.moved {
+                done.moved.get_or_insert_default().add(&moved);
+            }
+        };
+        if wanted.referrers {
+            for referrer in companions::referrers(source, &subjects)? {
+                let name = endpoint.name.with_digest(referrer.digest);
+                let part = from.at(&referrer);
+                add(self.copy(&part, &sink(&name, &fresh)?, &Platforms::All, &Changes::default(), None)?);
+            }
+        }
+        if wanted.digest_tags {
+            for tag in companions::digest_tags(tags, &subjects) {
+                let part = from.tagged(tag);
+                add(self.copy(
+                    &part,
+                    &sink(&endpoint.name.with_tag(tag)?, &fresh)?,
+                    &Platforms::All,
+                    &Changes::default(),
+                    None,
+                )?);
+            }
+        }
+        Ok(done)
+    }
+
+    /// Copies one image of many to a place that is no registry.
+    pub(crate) fn copy_location(
+        &self,
+        from: &dyn Source,
+        target: &Location,
+        platforms: &Platforms,
+    ) -> Result<Transferred> {
+        let changes =
+            Changes { recompress: self.options.recompress.unwrap_or(Recompress::Never), format: self.options.format };
+        self.copy(from, &*self.sink(target, None)?, &self.chosen(platforms), &changes, None)
     }
 
     /// The whole way of an image: choose, list, change, compare, plan, carry out.

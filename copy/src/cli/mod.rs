@@ -10,6 +10,7 @@ mod accounts;
 mod arguments;
 mod auth;
 mod check;
+mod compare;
 mod df;
 mod documents;
 mod gc;
@@ -17,6 +18,7 @@ mod images;
 mod inspect;
 mod progress;
 mod repositories;
+mod sync;
 mod template;
 mod transfers;
 
@@ -141,6 +143,12 @@ enum Verb {
     /// List the tags of a repository
     #[command(name = "list-tags", visible_alias = "tags")]
     ListTags(inspect::ListTagsArguments),
+    /// Mirror repositories
+    Sync(Box<sync::SyncArguments>),
+    /// Fail unless two repositories, or two images, hold the same
+    Verify(compare::VerifyArguments),
+    /// Show in what two images, or two repositories, differ
+    Diff(compare::DiffArguments),
     /// Print an image's digest
     Digest(documents::DigestArguments),
     /// Print an image's manifest or index, bit by bit
@@ -182,9 +190,12 @@ enum Verb {
 }
 
 /// The words that are verbs; frozen per release, since any other first word is a source.
-const VERBS: [&str; 23] = [
+const VERBS: [&str; 26] = [
     "copy",
     "pull",
+    "sync",
+    "verify",
+    "diff",
     "inspect",
     "list-tags",
     "tags",
@@ -259,6 +270,9 @@ fn run(line: Line) -> Result<()> {
     match verb {
         Verb::Copy(arguments) => arguments.run(&global),
         Verb::Pull(arguments) => arguments.run(&global),
+        Verb::Sync(arguments) => arguments.run(&global),
+        Verb::Verify(arguments) => arguments.run(&global),
+        Verb::Diff(arguments) => arguments.run(&global),
         Verb::Inspect(arguments) => arguments.run(&global),
         Verb::ListTags(arguments) => arguments.run(&global),
         Verb::Digest(arguments) => arguments.run(&global),

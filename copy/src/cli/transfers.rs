@@ -11,6 +11,7 @@ use layerfs::reference::Reference;
 use super::arguments::{Access, PlatformChoice, credential};
 use super::progress::{Reporter, size};
 use super::{Global, print, print_json};
+use crate::companions::Companions;
 use crate::convert::{Format, Recompress};
 use crate::inventory::Platforms;
 use crate::location::Location;
@@ -67,6 +68,12 @@ pub(super) struct CopyArguments {
     /// Compress layers anew that are compressed in another way
     #[arg(long)]
     dest_force_compress_format: bool,
+    /// Copy what refers to the image (signatures, attestations) too
+    #[arg(long)]
+    referrers: bool,
+    /// Copy tags made of the image's digests (sha256-….sig) too
+    #[arg(long)]
+    digest_tags: bool,
     /// Another tag for the destination; can be given several times
     #[arg(long, value_name = "NAME")]
     additional_tag: Vec<String>,
@@ -242,6 +249,7 @@ impl CopyArguments {
             source,
             destination,
             platforms,
+            companions: Companions { referrers: self.referrers, digest_tags: self.digest_tags },
             recompress: self.recompress()?,
             format,
             additional_tags: additional_tags.collect::<Result<_>>()?,

@@ -10,7 +10,7 @@ mod challenge;
 mod client;
 mod download;
 mod error;
-mod lists;
+pub(crate) mod lists;
 mod manifests;
 mod reactor;
 mod retry;
@@ -70,6 +70,8 @@ impl Settings {
 /// The network, and all hosts spoken to so far.
 pub(crate) struct Network {
     settings: Settings,
+    /// For hosts that are spoken to in their own way.
+    own: HashMap<String, Settings>,
     /// Started with the first repository: most invocations need one network or none.
     reactor: OnceLock<Arc<Reactor>>,
     hosts: Mutex<HashMap<String, client::Shared>>,
@@ -82,12 +84,14 @@ pub(crate) enum Sent {
     Bytes,
     /// The registry took it from another of its repositories.
     Mounted,
+    /// It turned out to be there.
+    Present,
 }
 
 impl Network {
     /// A network for one side of a copy. Nothing is connected yet.
-    pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, reactor: OnceLock::new(), hosts: Mutex::default() }
+    pub(crate) fn new(settings: Settings, own: HashMap<String, Settings>) -> Self {
+        Self { settings, own, reactor: OnceLock::new(), hosts: Mutex::default() }
     }
 
     /// How the registries are spoken to.
@@ -109,7 +113,8 @@ impl Network {
         };
         let shared = hosts.entry(host.to_owned()).or_insert_with(|| {
             let configured = insecure.then_some(false);
-            let settings = Settings { tls_verify: self.settings.tls_verify.or(configured), ..self.settings.clone() };
+            let usual = self.own.get(host).unwrap_or(&self.settings);
+            let settings = Settings { tls_verify: usual.tls_verify.or(configured), ..usual.clone() };
             Arc::new(client::Host::new(host, settings))
         });
         Ok(Repository { reactor, host: shared.clone(), path: path.to_owned() })
@@ -117,6 +122,7 @@ impl Network {
 }
 
 /// A repository of a registry. All calls block.
+#[derive(Clone)]
 pub(crate) struct Repository {
     reactor: Arc<Reactor>,
     host: client::Shared,
@@ -170,6 +176,22 @@ impl Repository {
     pub(crate) fn referrers(&self, subject: Digest) -> Result<(Vec<Descriptor>, bool)> {
         let (host, path) = (self.host.clone(), self.path.clone());
         self.reactor.wait(async move { lists::referrers(&host, &path, subject).await })
+    }
+
+    /// Adds to the list of what refers to `subject`, where the registry does not keep that list itself. The list is one
+    /// document that everybody replaces as a whole: within this program, one after the other.
+    pub(crate) fn add_referrer(&self, subject: Digest, referrer: Descriptor) -> Result<()> {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (mut known, native) = self.referrers(subject)?;
+        if native || known.iter().any(|entry| entry.digest == referrer.digest) {
+            return Ok(());
+        }
+        known.push(referrer);
+        let index = layerfs::oci::Index::new(known);
+        let bytes = index.to_bytes();
+        let descriptor = Descriptor::of(layerfs::oci::media_type::OCI_INDEX, &bytes);
+        self.put_manifest(&lists::fallback_tag(subject), &descriptor, &bytes).map(drop)
     }
 
     /// The registry's limits, as the headers of an answer state them.
@@ -261,6 +283,8 @@ impl Repository {
         open: &'a (dyn Fn() -> Result<Box<dyn Chunks + 'a>> + 'a),
     ) -> Result<Sent> {
         let (host, path, digest) = (self.host.clone(), self.path.clone(), blob.digest);
+        // Where the bytes will be needed for sure, their way here begins while the upload is being arranged.
+        let ahead = from.is_none().then(open).transpose()?;
         let from = from.map(str::to_owned);
         let begun = self.reactor.wait({
             let (host, path) = (host.clone(), path.clone());
@@ -275,12 +299,13 @@ impl Repository {
             }
         })?;
         let Begun::Session(session) = begun else { return Ok(Sent::Mounted) };
+        let chunks = ahead.map_or_else(open, Ok);
         let sent = match blob.size <= WHOLE_MAX {
-            true => open().and_then(|mut chunks| read_all(&mut chunks, WHOLE_MAX)).and_then(|bytes| {
+            true => chunks.and_then(|mut chunks| read_all(&mut chunks, WHOLE_MAX)).and_then(|bytes| {
                 let (host, path, session) = (host.clone(), path.clone(), session.clone());
                 self.reactor.wait(async move { upload::complete(&host, &path, session, digest, bytes.into()).await })
             }),
-            false => open().and_then(|mut chunks| self.stream(&session, blob, &mut chunks)),
+            false => chunks.and_then(|mut chunks| self.stream(&session, blob, &mut chunks)),
         };
         match sent {
             Ok(()) => Ok(Sent::Bytes),

@@ -39,6 +39,11 @@ impl Directory {
         Ok(Self::open(dir))
     }
 
+    /// Whether a folder holds the image of this digest, complete: the manifest is written last.
+    pub(crate) fn holds(dir: &Path, root: Digest) -> bool {
+        fs::read(dir.join("manifest.json")).is_ok_and(|bytes| Digest::of(&bytes) == root)
+    }
+
     fn path(&self, descriptor: &Descriptor) -> PathBuf {
         // As skopeo has it: the bare digits for sha256, the algorithm before other ones.
         let name = match descriptor.digest.algorithm() {

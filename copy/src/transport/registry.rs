@@ -8,9 +8,12 @@ use layerfs::oci::{Descriptor, media_type};
 use layerfs::reference::Reference;
 
 use super::{Opener, Sent, Sink, Source};
+use crate::companions::note_referrer;
+use crate::exchange::Claim;
 use crate::registries::Endpoint;
 use crate::registry::{Access, Network, Repository};
 use crate::stream::{Chunks, read_all};
+use crate::transfer::Shared;
 
 /// An image in a registry, or in the first of its mirrors that has it.
 pub(crate) struct RegistrySource {
@@ -47,6 +50,22 @@ impl RegistrySource {
         self.repository.head(&self.locator, Access::Pull)
     }
 
+    /// The repository itself.
+    pub(crate) fn repository_handle(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// Another document of the same repository.
+    pub(crate) fn at(&self, document: &Descriptor) -> Self {
+        let (repository, locator) = (self.repository.clone(), document.digest.to_string());
+        Self { repository, locator, root: Mutex::default() }
+    }
+
+    /// What another tag of the same repository leads to.
+    pub(crate) fn tagged(&self, tag: &str) -> Self {
+        Self { repository: self.repository.clone(), locator: tag.to_owned(), root: Mutex::default() }
+    }
+
     /// All tags of the repository.
     pub(crate) fn tags(&self) -> Result<Vec<String>> {
         self.repository.tags()
@@ -79,13 +98,17 @@ impl Source for RegistrySource {
 }
 
 /// A place for an image in a registry.
-pub(crate) struct RegistrySink {
+pub(crate) struct RegistrySink<'a> {
     repository: Repository,
     tags: Vec<String>,
     digest: Option<Digest>,
+    shared: Option<&'a Shared<'a>>,
 }
 
-impl RegistrySink {
+/// A blob up to this size is sent without asking whether it is there: the question costs as much.
+const UNASKED_MAX: u64 = 64 << 10;
+
+impl<'a> RegistrySink<'a> {
     /// The place `endpoint` names, and more tags of the same repository.
     pub(crate) fn new(network: &Network, endpoint: &Endpoint, additional: &[Reference]) -> Result<Self> {
         let name = &endpoint.name;
@@ -100,12 +123,28 @@ impl RegistrySink {
             }
             tags.extend(other.tag().map(str::to_owned));
         }
-        Ok(Self { repository, tags, digest: name.digest() })
+        Ok(Self { repository, tags, digest: name.digest(), shared: None })
+    }
+
+    /// The same as one of many that are written together.
+    pub(crate) fn among_many(self, shared: &'a Shared<'a>) -> Self {
+        Self { shared: Some(shared), ..self }
+    }
+
+    /// Writes a document, and notes what it refers to where the registry does not.
+    fn put(&self, locator: &str, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+        match self.repository.put_manifest(locator, descriptor, bytes)? {
+            true => Ok(()),
+            false => note_referrer(&self.repository, descriptor, bytes),
+        }
     }
 }
 
-impl Sink for RegistrySink {
+impl Sink for RegistrySink<'_> {
     fn is_current(&self, root: &Descriptor) -> Result<bool> {
+        if self.shared.is_some_and(|shared| shared.stale) {
+            return Ok(false);
+        }
         let mut locators = self.tags.clone();
         if locators.is_empty() {
             locators.push(root.digest.to_string());
@@ -132,15 +171,40 @@ impl Sink for RegistrySink {
     }
 
     fn existing(&self, blobs: &[Descriptor]) -> Result<Vec<bool>> {
-        self.repository.existing(blobs)
+        match self.shared {
+            None => self.repository.existing(blobs),
+            // Many images have the same blobs: whoever comes to one first asks for it.
+            Some(shared) => {
+                let (host, path) = (self.repository.host(), self.repository.path());
+                Ok(blobs.iter().map(|blob| shared.exchange.has(host, path, blob.digest)).collect())
+            }
+        }
     }
 
     fn put_blob(&self, blob: &Descriptor, from: Option<&str>, open: Opener<'_>) -> Result<Sent> {
-        self.repository.put_blob(blob, from, open)
+        let Some(shared) = self.shared else { return self.repository.put_blob(blob, from, open) };
+        let (host, path) = (self.repository.host(), self.repository.path());
+        match shared.exchange.claim(host, path, blob.digest) {
+            Claim::There => Ok(Sent::Present),
+            Claim::Mount(elsewhere) => {
+                let sent = self.repository.put_blob(blob, Some(&elsewhere), open)?;
+                shared.exchange.add(host, path, blob.digest);
+                Ok(sent)
+            }
+            Claim::Bring(duty) => {
+                let asked = blob.size > UNASKED_MAX && from.is_none();
+                let sent = match asked && self.repository.existing(std::slice::from_ref(blob))? == [true] {
+                    true => Sent::Present,
+                    false => self.repository.put_blob(blob, from, open)?,
+                };
+                duty.done(path);
+                Ok(sent)
+            }
+        }
     }
 
     fn put_document(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
-        self.repository.put_manifest(&descriptor.digest.to_string(), descriptor, bytes).map(drop)
+        self.put(&descriptor.digest.to_string(), descriptor, bytes)
     }
 
     fn finish(&self, root: &Descriptor, bytes: &[u8]) -> Result<()> {
@@ -152,7 +216,7 @@ impl Sink for RegistrySink {
         if self.tags.is_empty() {
             return self.put_document(root, bytes);
         }
-        self.tags.iter().try_for_each(|tag| self.repository.put_manifest(tag, root, bytes).map(drop))
+        self.tags.iter().try_for_each(|tag| self.put(tag, root, bytes))
     }
 
     fn repository(&self) -> Option<(&str, &str)> {
