@@ -162,3 +162,54 @@ fn tags_are_given_without_a_copy() {
         .fails(2)
         .says(&["another repository"]);
 }
+
+#[test]
+fn dockers_daemon_takes_and_gives_images() {
+    let registry = Registry::start();
+    let Some(actor) = Actor::root() else { return };
+    let Some(name) = fill(&registry, actor.dir()) else { return };
+    let Some(docker) = crate::interop::Docker::start(actor.dir()) else { return };
+    let host = format!("unix://{}", actor.path("docker/socket").display());
+    let source = format!("docker://{name}:2");
+    actor.copy(["--dest-daemon-host", &host, &source, "docker-daemon:localhost/ours:1"]).ok();
+    let seen = docker.docker(["image", "inspect", "localhost/ours:1"]).ok().json();
+    assert_eq!(seen[0]["Config"]["Labels"]["a"], "b", "{seen}");
+    let back = format!("oci:{}", actor.path("back").display());
+    actor.copy(["--src-daemon-host", &host, "docker-daemon:localhost/ours:1", &back]).ok();
+    assert_eq!(actor.copy(["config", &back]).ok().stdout, actor.copy(["config", &source]).ok().stdout);
+    let missing = actor.copy(["inspect", "--daemon-host", &host, "docker-daemon:localhost/missing"]).fails(1);
+    missing.says(&["localhost/missing", "404"]);
+    actor.copy(["inspect", "--daemon-host", "unix:///nowhere", "docker-daemon:x"]).fails(1).says(&["unix:///nowhere"]);
+}
+
+#[test]
+fn the_storage_of_podman_takes_and_gives_images() {
+    let registry = Registry::start();
+    let Some(actor) = Actor::root() else { return };
+    let Some(name) = fill(&registry, actor.dir()) else { return };
+    let Some(skopeo) = peers::find("skopeo") else { return };
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", skopeo.parent().expect("it lies in a folder").display());
+    let dir = actor.dir().display();
+    let stored = format!("containers-storage:[vfs@{dir}/storage+{dir}/run]localhost/ours:1");
+    let source = format!("docker://{name}:2");
+    actor.copy([&source, &stored]).env("PATH", &path).ok();
+    let podman = peers::call("podman", actor.dir()).expect("skopeo is there, so is podman");
+    let at = |name: &str| actor.path(name).display().to_string();
+    let words = [
+        "--root",
+        &at("storage"),
+        "--runroot",
+        &at("run"),
+        "--storage-driver",
+        "vfs",
+        "image",
+        "inspect",
+        "localhost/ours:1",
+    ];
+    let seen = podman.args(words).ok().json();
+    assert_eq!(seen[0]["Labels"]["a"], "b", "{seen}");
+    let back = format!("oci:{}", at("back"));
+    actor.copy([&stored, &back]).env("PATH", &path).ok();
+    assert_eq!(actor.copy(["config", &back]).ok().stdout, actor.copy(["config", &source]).ok().stdout);
+    actor.copy([&stored, &back]).env("PATH", at("nothing")).fails(1).says(&["neither `skopeo` nor `podman`"]);
+}

@@ -6,8 +6,11 @@
 mod harness;
 
 mod bad_input;
+mod conformance_suite;
 mod control_groups;
 mod copy_peers;
+mod copy_signed;
+mod copy_sync;
 mod corpus;
 mod crash;
 mod crowd;

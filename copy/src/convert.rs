@@ -18,7 +18,7 @@ use layerfs::store::Store;
 
 use crate::execute::Ids;
 use crate::inventory::{Entry, Inventory};
-use crate::stream::{Chunks, FromRead, ToRead, Verified};
+use crate::stream::{Chunks, FromRead, Skip, ToRead, Verified};
 use crate::transport::{Source, read_document, scratch_file};
 
 /// Which layers are compressed anew.
@@ -78,6 +78,17 @@ impl Source for Converted<'_> {
                 format!("blob `{}` of the store", blob.digest),
             ))),
             None => self.inner.open(blob),
+        }
+    }
+
+    fn open_at(&self, blob: &Descriptor, at: u64) -> Result<Box<dyn Chunks>> {
+        if let Some(file) = self.made.get(&blob.digest) {
+            let reader = Shared { file: file.clone(), at };
+            return Ok(Box::new(FromRead::new(reader, format!("blob `{}`", blob.digest))));
+        }
+        match self.store.filter(|store| store.has_blob(&blob.digest)) {
+            Some(_) => Ok(Box::new(Skip::new(self.open(blob)?, at))),
+            None => self.inner.open_at(blob, at),
         }
     }
 

@@ -11,7 +11,7 @@ use layerfs::progress::{Event, Progress};
 
 use crate::inventory::Inventory;
 use crate::plan::Plan;
-use crate::stream::{Chunks, DAMAGED, Verified};
+use crate::stream::{Chunks, DAMAGED, Start, Verified};
 use crate::transport::{Sent, Sink, Source};
 use crate::work;
 
@@ -101,14 +101,14 @@ impl Execution<'_> {
         // A blob that is mounted never starts.
         let started = Once::new();
         let reported = AtomicU64::new(0);
-        let open = || -> Result<Box<dyn Chunks + '_>> {
+        let open = |from: Start| -> Result<Box<dyn Chunks + '_>> {
             let start = Event::Start { id, label: label.clone(), total: Some(blob.size) };
             started.call_once(|| self.progress.event(&start));
-            let chunks = self.source.open(blob)?;
-            let counted = Counted { chunks, seen: 0, reported: &reported, progress: self.progress, id };
+            let chunks = self.source.open_at(blob, from.at())?;
+            let counted = Counted { chunks, seen: from.at(), reported: &reported, progress: self.progress, id };
             Ok(match self.sink.verifies() {
                 true => Box::new(counted),
-                false => Box::new(Verified::new(counted, blob)),
+                false => Box::new(Verified::from(counted, blob, from)),
             })
         };
         let mut attempt = 0;

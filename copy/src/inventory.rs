@@ -1,6 +1,6 @@
 //! What an image consists of: all its documents and blobs.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::{Descriptor, Document, Index, Manifest, Platform, media_type};
@@ -133,7 +133,7 @@ fn lacks(descriptor: &Descriptor, index: &Index, platform: &Platform) -> Error {
 pub(crate) fn take(source: &dyn Source, root: Entry, wanted: &Platforms) -> Result<Inventory> {
     let mut inventory = Inventory { levels: Vec::new(), blobs: Vec::new() };
     let mut seen = HashSet::from([root.descriptor.digest]);
-    let (mut level, mut count, mut blobs) = (vec![root], 1, HashSet::new());
+    let (mut level, mut count, mut blobs) = (vec![root], 1, HashMap::new());
     while !level.is_empty() {
         if inventory.levels.len() > DEPTH_MAX {
             return Err(Error::new(Kind::Limit, format!("the image's indexes nest deeper than {DEPTH_MAX}")));
@@ -144,7 +144,17 @@ pub(crate) fn take(source: &dyn Source, root: Entry, wanted: &Platforms) -> Resu
             if *wanted != Platforms::IndexOnly {
                 below.extend(documents.into_iter().filter(|descriptor| seen.insert(descriptor.digest)));
             }
-            inventory.blobs.extend(parts.into_iter().filter(|blob| blobs.insert(blob.digest)));
+            for blob in parts {
+                match blobs.insert(blob.digest, blob.size) {
+                    None => inventory.blobs.push(blob),
+                    Some(size) if size == blob.size => {}
+                    Some(size) => {
+                        let sentence =
+                            format!("blob `{}` is said to have {size} bytes, and {} elsewhere", blob.digest, blob.size);
+                        return Err(Error::new(Kind::Corrupt, sentence));
+                    }
+                }
+            }
         }
         count += below.len();
         if count > DOCUMENTS_MAX {

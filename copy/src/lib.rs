@@ -29,6 +29,7 @@ mod registries;
 mod registry;
 mod removal;
 pub mod retention;
+mod signing;
 mod stream;
 pub mod sync;
 mod time;

@@ -15,7 +15,7 @@ use layerfs::error::{Error, Kind};
 use layerfs::reference::Reference;
 
 /// The transports containers' tools have and this program lacks.
-const FOREIGN: [&str; 6] = ["docker-daemon", "containers-storage", "ostree", "sif", "tarball", "atomic"];
+const FOREIGN: [&str; 4] = ["ostree", "sif", "tarball", "atomic"];
 
 /// A parsed image location.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,10 @@ pub enum Location {
     Directory(PathBuf),
     /// `store:NAME`, or `store:ID`: our own store.
     Store(String),
+    /// `docker-daemon:NAME:TAG`, or `docker-daemon:ID`: the images of a docker daemon.
+    DockerDaemon(String),
+    /// `containers-storage:[DRIVER@ROOT+RUNROOT]NAME`: what podman, buildah and CRI-O keep.
+    ContainersStorage(String),
 }
 
 /// A file or folder and which of its images is meant.
@@ -64,6 +68,8 @@ impl Location {
             Self::DockerArchive(_) => "docker-archive",
             Self::Directory(_) => "dir",
             Self::Store(_) => "store",
+            Self::DockerDaemon(_) => "docker-daemon",
+            Self::ContainersStorage(_) => "containers-storage",
         }
     }
 }
@@ -100,9 +106,22 @@ impl FromStr for Location {
                 name => Ok(Self::Store(name.to_owned())),
             };
         }
+        for (transport, make) in [
+            ("docker-daemon", Self::DockerDaemon as fn(String) -> Self),
+            ("containers-storage", Self::ContainersStorage),
+        ] {
+            match named(transport) {
+                Some("") => {
+                    return Err(Error::new(Kind::Usage, format!("`{text}` names no image"))
+                        .hint(format!("the form is {transport}:NAME")));
+                }
+                Some(name) => return Ok(make(name.to_owned())),
+                None => {}
+            }
+        }
         if let Some(transport) = FOREIGN.into_iter().find(|transport| named(transport).is_some()) {
             return Err(Error::new(Kind::Usage, format!("transport `{transport}:` is not one of ours"))
-                .hint("docker://, oci:, oci-archive:, docker-archive:, dir: and store: are"));
+                .hint("docker://, oci:, oci-archive:, docker-archive:, dir:, store:, docker-daemon: and containers-storage: are"));
         }
         if text.starts_with("http://") || text.starts_with("https://") {
             return Err(Error::new(Kind::Usage, format!("`{text}` is an address, not an image name"))
@@ -173,6 +192,7 @@ impl fmt::Display for Location {
             Self::DockerArchive(place) => write!(f, "docker-archive:{place}"),
             Self::Directory(path) => write!(f, "dir:{}", path.display()),
             Self::Store(name) => write!(f, "store:{name}"),
+            Self::DockerDaemon(name) | Self::ContainersStorage(name) => write!(f, "{}:{name}", self.transport()),
         }
     }
 }
@@ -209,6 +229,8 @@ mod tests {
         check("docker-archive:x.tar:@1", Ok("docker-archive:x.tar:@1"));
         check("dir:/tmp/x", Ok("dir:/tmp/x"));
         check("store:localhost/app", Ok("store:localhost/app"));
+        check("docker-daemon:app:1", Ok("docker-daemon:app:1"));
+        check("containers-storage:[overlay@/r+/x]app", Ok("containers-storage:[overlay@/r+/x]app"));
     }
 
     #[test]
@@ -218,8 +240,9 @@ mod tests {
             "oci::x",
             "dir:",
             "store:",
-            "docker-daemon:x",
-            "containers-storage:x",
+            "docker-daemon:",
+            "containers-storage:",
+            "ostree:x",
             "https://r.io/x",
             "docker-archive:x:@y",
         ] {

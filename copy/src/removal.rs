@@ -28,7 +28,7 @@ pub(crate) fn delete_tag(repository: &Repository, tag: &str) -> Result<()> {
         return Ok(());
     }
     let config = Descriptor::of(media_type::OCI_EMPTY, b"{}");
-    repository.put_blob(&config, None, &|| Ok(Box::new(FromRead::new(&b"{}"[..], "an empty document"))))?;
+    repository.put_blob(&config, None, &|_| Ok(Box::new(FromRead::new(&b"{}"[..], "an empty document"))))?;
     let moment = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_nanos());
     let mut stand_in = Manifest::new(config.clone(), vec![config]);
     stand_in.artifact_type = Some("application/vnd.layerfs.deleted.v1".to_owned());

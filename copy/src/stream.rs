@@ -11,6 +11,8 @@ use layerfs::digest::Hasher;
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::Descriptor;
 
+use crate::registry::bookmark::{Mark, Marks};
+
 /// How much is read from a file at once, in bytes.
 const READ_SIZE: usize = 256 << 10;
 
@@ -93,13 +95,69 @@ pub(crate) struct Verified<C> {
     expected: Descriptor,
     hasher: Option<Hasher>,
     seen: u64,
+    marks: Option<Marks>,
+}
+
+/// Where the stream of a blob begins.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Start {
+    /// The first bytes were checked before; `None` begins at the first.
+    pub(crate) after: Option<Mark>,
+    /// Takes note of the digest's state on the way.
+    pub(crate) marks: Option<Marks>,
+}
+
+impl Start {
+    /// At the first byte, without notes.
+    pub(crate) const BEGIN: Self = Self { after: None, marks: None };
+
+    /// Bytes that are left out.
+    pub(crate) fn at(&self) -> u64 {
+        self.after.as_ref().map_or(0, |mark| mark.at)
+    }
+}
+
+/// Leaves the first bytes of a stream out.
+pub(crate) struct Skip<C> {
+    chunks: C,
+    left: u64,
+}
+
+impl<C: Chunks> Skip<C> {
+    /// Without the first `left` bytes of `chunks`.
+    pub(crate) fn new(chunks: C, left: u64) -> Self {
+        Self { chunks, left }
+    }
+}
+
+impl<C: Chunks> Chunks for Skip<C> {
+    fn next_chunk(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let Some(mut chunk) = self.chunks.next_chunk()? else { return Ok(None) };
+            let skipped = self.left.min(chunk.len() as u64);
+            self.left -= skipped;
+            chunk.advance(usize::try_from(skipped).unwrap_or(chunk.len()));
+            if !chunk.is_empty() {
+                return Ok(Some(chunk));
+            }
+        }
+    }
 }
 
 impl<C: Chunks> Verified<C> {
     /// Checks `chunks` against `expected`.
     pub(crate) fn new(chunks: C, expected: &Descriptor) -> Self {
         let hasher = Some(Hasher::new(expected.digest.algorithm()));
-        Self { chunks, expected: expected.clone(), hasher, seen: 0 }
+        Self { chunks, expected: expected.clone(), hasher, seen: 0, marks: None }
+    }
+
+    /// Checks `chunks`, which begin at `start`, against `expected`.
+    pub(crate) fn from(chunks: C, expected: &Descriptor, start: Start) -> Self {
+        let mut verified = Self { marks: start.marks, ..Self::new(chunks, expected) };
+        if let Some(mark) = start.after {
+            (verified.seen, verified.hasher) = (mark.at, Some(mark.hasher));
+        }
+        verified
     }
 
     fn check_digest(&mut self) -> Result<()> {
@@ -134,6 +192,9 @@ impl<C: Chunks> Chunks for Verified<C> {
         }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&chunk);
+            if let Some(marks) = &self.marks {
+                marks.pass(self.seen, hasher);
+            }
         }
         if self.seen == size {
             self.check_digest()?;

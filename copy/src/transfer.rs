@@ -22,11 +22,14 @@ use crate::execute::{Execution, Ids, Moved, PARALLEL};
 use crate::inventory::{self, Inventory, Platforms};
 use crate::location::Location;
 use crate::plan::{Foreign, Holdings, plan};
-use crate::policy::{self, Policy};
+use crate::policy::{self, Policy, Signed};
 use crate::registries::Registries;
 use crate::registry::{Network, Repository, Settings};
+use crate::signing;
+use crate::transport::containers_storage::{StorageSink, StorageSource};
 use crate::transport::directory::Directory;
 use crate::transport::docker_archive::{DockerArchiveSink, DockerArchiveSource};
+use crate::transport::docker_daemon::{DaemonSink, DaemonSource};
 use crate::transport::layout::{LayoutSink, LayoutSource};
 use crate::transport::layout_archive::{LayoutArchiveSink, LayoutArchiveSource};
 use crate::transport::registry::{RegistrySink, RegistrySource};
@@ -49,6 +52,8 @@ pub struct Side {
     pub authfile: Option<PathBuf>,
     /// Where an `oci:` place has its blobs, if not in itself: `ALGORITHM/HEX` below this folder.
     pub shared_blob_dir: Option<PathBuf>,
+    /// Where docker's daemon is, if not where `DOCKER_HOST` says: `unix://PATH` or `tcp://HOST:PORT`.
+    pub daemon_host: Option<String>,
 }
 
 /// What an operation is told. Plain data; the default is right for most.
@@ -176,19 +181,21 @@ pub fn transfer(
     progress: &dyn Progress,
 ) -> Result<Transferred> {
     let reach = Reach::new(options, progress)?;
-    reach.check_policy(source)?;
+    let signed = reach.check_policy(source)?;
     let from = reach.source(source, store)?;
-    let single = matches!(destination, Location::DockerArchive(_));
+    reach.check_signed(source, &*from, &signed)?;
+    let archive = matches!(destination, Location::DockerArchive(_) | Location::DockerDaemon(_));
+    let single = archive || matches!(destination, Location::ContainersStorage(_));
     let platforms = match &options.platforms {
         Platforms::Auto if single => Platforms::Host,
         Platforms::Auto => Platforms::All,
         chosen => chosen.clone(),
     };
-    let plain = matches!(source, Location::Store(_) | Location::DockerArchive(_));
+    let plain = matches!(source, Location::Store(_) | Location::DockerArchive(_) | Location::DockerDaemon(_));
     let packs = matches!(destination, Location::Registry(_) | Location::Layout(_) | Location::LayoutArchive(_));
     let rule = if plain && packs { Recompress::Plain(Compression::GZIP) } else { Recompress::Never };
-    let recompress = if single { Recompress::Never } else { options.recompress.unwrap_or(rule) };
-    let changes = Changes { recompress, format: options.format.filter(|_| !single) };
+    let recompress = if archive { Recompress::Never } else { options.recompress.unwrap_or(rule) };
+    let changes = Changes { recompress, format: options.format.filter(|_| !archive) };
     let keep = store.filter(|_| matches!(source, Location::Store(_)));
     if options.companions.any() {
         let (Location::Registry(name), Location::Registry(target)) = (source, destination) else {
@@ -198,6 +205,7 @@ pub fn transfer(
             ));
         };
         let from = reach.registry_source(name)?;
+        reach.check_signed(source, &from, &signed)?;
         let exchange = Exchange::default();
         let shared = Shared { exchange: &exchange, stale: false };
         let tags = if options.companions.digest_tags { from.tags()? } else { Vec::new() };
@@ -223,13 +231,15 @@ pub fn pull(
 ) -> Result<Descriptor> {
     let name = name.clone().or_latest();
     let reach = Reach::new(options, progress)?;
-    reach.check_policy(&Location::Registry(name.clone()))?;
+    let location = Location::Registry(name.clone());
+    let signed = reach.check_policy(&location)?;
     let platforms = match &options.platforms {
         Platforms::Auto => Platforms::Host,
         chosen => chosen.clone(),
     };
     let unpack = if unpack { Unpack::Now } else { Unpack::Later };
     let from = reach.registry_source(&name)?;
+    reach.check_signed(&location, &from, &signed)?;
     let pin = store.pin()?;
     if let Some((known, image)) = stored(store, &name, &platforms)? {
         // One cheap question tells whether anything is new: registries do not count it as a pull.
@@ -350,6 +360,9 @@ impl<'a> Reach<'a> {
             }
             (None, false, _) => Ok(files.clone()),
         };
+        let cache = env("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+        let cache = cache.or_else(|| Some(places.home.as_ref()?.join(".cache")));
+        let uploads = cache.map(|dir| dir.join("layerfs/uploads"));
         let settings = |side: &Side| {
             Ok::<_, Error>(Settings {
                 tls_verify: side.tls_verify,
@@ -359,6 +372,7 @@ impl<'a> Reach<'a> {
                 cert_dir: side.cert_dir.clone(),
                 retry_delay: options.retry_delay,
                 user_agent_prefix: options.user_agent_prefix.clone(),
+                uploads: uploads.clone(),
             })
         };
         let own = |side: &Side| {
@@ -379,14 +393,37 @@ impl<'a> Reach<'a> {
         Ok(Self { options, progress, ids: Ids::default(), registries, source, destination })
     }
 
-    /// Whether the user's policy allows an image from this place.
-    pub(crate) fn check_policy(&self, source: &Location) -> Result<()> {
+    /// Whether the user's policy allows an image from this place: what is to be asked before the place is. The answer is
+    /// what the policy wants of signatures: see [`Reach::check_signed`].
+    pub(crate) fn check_policy(&self, source: &Location) -> Result<Vec<Signed>> {
         match self.options.policy {
             Policy::Enforce => {
                 policy::check(source, self.options.policy_file.as_deref(), |name| std::env::var_os(name))
             }
-            Policy::Ignore => Ok(()),
+            Policy::Ignore => Ok(Vec::new()),
         }
+    }
+
+    /// Whether an image is signed as the policy wants it. What is signed is the manifest or index that the source gives
+    /// out, and gives out again when it is copied.
+    pub(crate) fn check_signed(&self, location: &Location, source: &dyn Source, wanted: &[Signed]) -> Result<()> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let (Location::Registry(name), Some(repository)) = (location, source.registry()) else {
+            return Err(Error::new(
+                Kind::Denied,
+                format!("`{location}` needs a signature, which only registries have"),
+            ));
+        };
+        let digest = source.root()?.0.digest;
+        for requirement in wanted {
+            let found = signing::statements(repository, digest, &requirement.keys)?;
+            if !found.iter().any(|statement| requirement.accepts(name, statement)) {
+                return Err(signing::unsigned(&name.to_string(), &found));
+            }
+        }
+        Ok(())
     }
 
     /// A repository to read, by way of its mirrors.
@@ -432,6 +469,10 @@ impl<'a> Reach<'a> {
             Location::LayoutArchive(place) => Box::new(LayoutArchiveSource::open(place)?),
             Location::DockerArchive(place) => Box::new(DockerArchiveSource::open(place)?),
             Location::Directory(dir) => Box::new(Directory::open(dir)),
+            Location::DockerDaemon(name) => {
+                Box::new(DaemonSource::open(name, self.options.source.daemon_host.as_deref())?)
+            }
+            Location::ContainersStorage(name) => Box::new(StorageSource::open(name)?),
             Location::Store(name) => {
                 let store = opened(store)?;
                 Box::new(StoreSource::new(store, &store.find(name)?.descriptor)?)
@@ -442,7 +483,13 @@ impl<'a> Reach<'a> {
     fn sink<'s>(&self, location: &Location, store: Option<&'s Store>) -> Result<Box<dyn Sink + 's>> {
         let additional = &self.options.additional_tags;
         if !additional.is_empty()
-            && matches!(location, Location::Layout(_) | Location::LayoutArchive(_) | Location::Directory(_))
+            && matches!(
+                location,
+                Location::Layout(_)
+                    | Location::LayoutArchive(_)
+                    | Location::Directory(_)
+                    | Location::ContainersStorage(_)
+            )
         {
             return Err(Error::new(Kind::Usage, format!("`{location}` takes no additional tags")));
         }
@@ -456,6 +503,10 @@ impl<'a> Reach<'a> {
             Location::LayoutArchive(place) => Box::new(LayoutArchiveSink::create(place)?),
             Location::DockerArchive(place) => Box::new(DockerArchiveSink::create(place, additional)?),
             Location::Directory(dir) => Box::new(Directory::create(dir)?),
+            Location::DockerDaemon(name) => {
+                Box::new(DaemonSink::create(name, additional, self.options.destination.daemon_host.as_deref())?)
+            }
+            Location::ContainersStorage(name) => Box::new(StorageSink::create(name)?),
             Location::Store(name) => {
                 let name: Reference = name.parse()?;
                 let names = std::iter::once(name.or_latest()).chain(additional.iter().cloned()).collect();

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::str::FromStr;
 
 use sha2::Digest as _;
+use sha2::digest::common::hazmat::SerializableState;
 
 use crate::error::{Error, Kind};
 
@@ -201,6 +202,22 @@ impl Hasher {
         }
     }
 
+    /// What the digest is about to be, as bytes: work that was broken off goes on from there by [`Hasher::resume`].
+    pub fn to_state(&self) -> Vec<u8> {
+        match &self.0 {
+            State::Sha256(state) => state.serialize().to_vec(),
+            State::Sha512(state) => state.serialize().to_vec(),
+        }
+    }
+
+    /// Goes on where [`Hasher::to_state`] was taken; `None` where the bytes are no such state.
+    pub fn resume(algorithm: Algorithm, state: &[u8]) -> Option<Self> {
+        Some(Self(match algorithm {
+            Algorithm::Sha256 => State::Sha256(SerializableState::deserialize(state.try_into().ok()?).ok()?),
+            Algorithm::Sha512 => State::Sha512(SerializableState::deserialize(state.try_into().ok()?).ok()?),
+        }))
+    }
+
     /// The digest of all that was added.
     pub fn finish(self) -> Digest {
         match self.0 {
@@ -268,6 +285,19 @@ impl<W: Write> Write for Hashed<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_digest_goes_on_where_it_was_broken_off() {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let mut whole = Hasher::new(algorithm);
+            whole.update(&[7; 1000]);
+            let mut rest = Hasher::resume(algorithm, &whole.to_state()).expect("a state of ours");
+            whole.update(b"rest");
+            rest.update(b"rest");
+            assert_eq!(rest.finish(), whole.finish());
+            assert!(Hasher::resume(algorithm, b"short").is_none());
+        }
+    }
 
     const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 

@@ -6,11 +6,12 @@ use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
 use layerfs::digest::Digest;
 
+use super::habits::{Habits, Mount};
 use super::http::{Request, Response};
 
 /// What goes wrong.
@@ -28,6 +29,14 @@ pub(crate) enum Fault {
     Status(u16, Vec<(&'static str, String)>),
     /// The right answer with one more header, or another value of it.
     Header(&'static str, String),
+    /// The right answer without a header.
+    Without(&'static str),
+    /// The answer with another body.
+    Body(Vec<u8>),
+    /// A page for people, as a proxy shows it.
+    Page,
+    /// Half of the request's body arrives, then the connection breaks.
+    KeepHalf,
 }
 
 /// When it goes wrong: the first `times` requests of this method whose path contains this text.
@@ -73,6 +82,9 @@ struct State {
     begun: usize,
     rules: Vec<Rule>,
     requests: Vec<Seen>,
+    /// Bytes of blobs that clients sent.
+    received: usize,
+    habits: Habits,
 }
 
 /// A request as it came in.
@@ -80,13 +92,17 @@ struct State {
 pub(crate) struct Seen {
     pub(crate) method: String,
     pub(crate) path: String,
+    pub(crate) query: String,
     pub(crate) authorization: Option<String>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) range: Option<String>,
 }
 
 /// The registry; it runs until it is dropped.
 pub(crate) struct FaultyRegistry {
     address: String,
     state: Arc<Mutex<State>>,
+    asked: Arc<Condvar>,
     stopped: Arc<AtomicBool>,
 }
 
@@ -96,7 +112,8 @@ impl FaultyRegistry {
         let address = listener.local_addr().expect("a bound socket has an address").to_string();
         let state = Arc::new(Mutex::new(State::default()));
         let stopped = Arc::new(AtomicBool::new(false));
-        let server = Server { address: address.clone(), auth, state: Arc::clone(&state) };
+        let asked = Arc::new(Condvar::new());
+        let server = Server { address: address.clone(), auth, state: Arc::clone(&state), asked: Arc::clone(&asked) };
         let stop = Arc::clone(&stopped);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -107,7 +124,7 @@ impl FaultyRegistry {
                 thread::spawn(move || drop(server.serve(stream)));
             }
         });
-        Self { address, state, stopped }
+        Self { address, state, asked, stopped }
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -132,6 +149,66 @@ impl FaultyRegistry {
     /// How many requests of this method had a path with this text.
     pub(crate) fn count(&self, method: &str, path: &str) -> usize {
         self.requests().iter().filter(|seen| seen.method == method && seen.path.contains(path)).count()
+    }
+
+    /// Waits until a request of this method had a path with this text.
+    pub(crate) fn wait_for(&self, method: &str, path: &str) {
+        let came =
+            |state: &mut State| !state.requests.iter().any(|seen| seen.method == method && seen.path.contains(path));
+        let patience = std::time::Duration::from_secs(60);
+        let (_state, waited) =
+            self.asked.wait_timeout_while(self.lock(), patience, came).expect("no thread panics with the lock held");
+        assert!(!waited.timed_out(), "nobody asked for {method} {path}");
+    }
+
+    /// From now on nothing goes wrong.
+    pub(crate) fn forget_rules(&self) {
+        self.lock().rules.clear();
+    }
+
+    /// Bytes of all blobs that lie here.
+    pub(crate) fn blob_bytes(&self) -> usize {
+        self.lock().blobs.values().map(Vec::len).sum()
+    }
+
+    /// Bytes of blobs that clients sent.
+    pub(crate) fn received(&self) -> usize {
+        self.lock().received
+    }
+
+    /// Changes how it is unlike others.
+    pub(super) fn with(&self, change: impl FnOnce(&mut Habits)) -> &Self {
+        change(&mut self.lock().habits);
+        self
+    }
+
+    /// Puts a manifest here as it is; its digest.
+    pub(crate) fn put_manifest(&self, repository: &str, tag: &str, media_type: &str, bytes: &[u8]) -> String {
+        let digest = Digest::of(bytes).to_string();
+        let mut state = self.lock();
+        for name in [digest.as_str(), tag] {
+            state.manifests.insert((repository.to_owned(), name.to_owned()), (media_type.to_owned(), bytes.to_vec()));
+        }
+        if !tag.contains(':') {
+            state.tags.insert((repository.to_owned(), tag.to_owned()));
+        }
+        digest
+    }
+
+    /// Puts bytes here under a digest, rightly or not.
+    pub(crate) fn put_blob(&self, digest: &str, bytes: &[u8]) {
+        self.lock().blobs.insert(digest.to_owned(), bytes.to_vec());
+    }
+
+    /// The bytes of a manifest, by tag or digest.
+    pub(crate) fn manifest(&self, repository: &str, name: &str) -> Option<Vec<u8>> {
+        let key = (repository.to_owned(), name.to_owned());
+        self.lock().manifests.get(&key).map(|(_, bytes)| bytes.clone())
+    }
+
+    /// Whether a blob lies here.
+    pub(crate) fn has_blob(&self, digest: &str) -> bool {
+        self.lock().blobs.contains_key(digest)
     }
 
     /// The tags that lie here.
@@ -183,6 +260,7 @@ struct Server {
     address: String,
     auth: Auth,
     state: Arc<Mutex<State>>,
+    asked: Arc<Condvar>,
 }
 
 impl Server {
@@ -191,10 +269,27 @@ impl Server {
         let mut reader = BufReader::new(stream);
         while let Some(request) = Request::read(&mut reader)? {
             let fault = self.note(&request);
-            let mut response = self.refuse(&request).unwrap_or_else(|| self.answer(&request));
+            if request.broken || matches!(fault, Some(Fault::KeepHalf)) {
+                self.keep_part(&request);
+                return out.shutdown(Shutdown::Both);
+            }
+            // A registry that is busy has done nothing; one whose answer is lost may have done all.
+            let mut response = match &fault {
+                Some(Fault::Status(..) | Fault::Page) => Response::new(200),
+                _ => self.refuse(&request).unwrap_or_else(|| self.answer(&request)),
+            };
             let head_only = request.method == "HEAD";
             match fault {
-                None => response.send(&mut out, head_only)?,
+                None | Some(Fault::KeepHalf) => response.send(&mut out, head_only)?,
+                Some(Fault::Without(name)) => {
+                    response.headers.retain(|(key, _)| !key.eq_ignore_ascii_case(name));
+                    response.send(&mut out, head_only)?;
+                }
+                Some(Fault::Page) => {
+                    let page = Response::new(403).header("Content-Type", "text/html");
+                    page.body("<html><body>no</body></html>").send(&mut out, head_only)?;
+                }
+                Some(Fault::Body(body)) => response.body(body).send(&mut out, head_only)?,
                 Some(Fault::Drop) => return out.shutdown(Shutdown::Both),
                 Some(Fault::Truncate(length)) => {
                     out.write_all(&response.head())?;
@@ -232,14 +327,30 @@ impl Server {
         self.state.lock().expect("no thread panics with the lock held")
     }
 
+    /// Keeps what arrived of a body that was broken off, or its first half.
+    fn keep_part(&self, request: &Request) {
+        let length = if request.broken { request.body.len() } else { request.body.len() / 2 };
+        let mut state = self.lock();
+        if let Some((_, upload)) = request.path.split_once("/blobs/uploads/")
+            && let Some(content) = state.uploads.get_mut(upload)
+        {
+            content.extend_from_slice(&request.body[..length]);
+            state.received += length;
+        }
+    }
+
     /// Writes the request down and uses up a rule that fits it.
     fn note(&self, request: &Request) -> Option<Fault> {
         let mut state = self.lock();
         state.requests.push(Seen {
             method: request.method.clone(),
             path: request.path.clone(),
+            query: request.query.clone(),
             authorization: request.header("authorization").map(str::to_owned),
+            content_type: request.header("content-type").map(str::to_owned),
+            range: request.header("range").or(request.header("content-range")).map(str::to_owned),
         });
+        self.asked.notify_all();
         let rule = state
             .rules
             .iter_mut()
@@ -308,14 +419,20 @@ impl Server {
         if let Some((repository, upload)) = rest.split_once("/blobs/uploads/") {
             return self.upload(request, repository, upload);
         }
-        if let Some((_, digest)) = rest.split_once("/blobs/") {
+        if let Some((repository, digest)) = rest.split_once("/blobs/") {
+            if self.lock().habits.hidden.as_deref() == Some(repository) {
+                return Response::error(404, "BLOB_UNKNOWN", "no such blob");
+            }
             return self.blob(request, digest);
         }
         if let Some((repository, name)) = rest.split_once("/manifests/") {
             return self.manifest(request, repository, name);
         }
+        if let Some((repository, subject)) = rest.split_once("/referrers/") {
+            return self.referrers(repository, subject);
+        }
         match rest.strip_suffix("/tags/list") {
-            Some(repository) => self.tag_list(repository),
+            Some(repository) => self.tag_list(request, repository),
             None => Response::error(404, "NOT_FOUND", "no such page"),
         }
     }
@@ -331,7 +448,7 @@ impl Server {
         let from = request
             .header("range")
             .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
-        match from.filter(|from| *from < blob.len()) {
+        match from.filter(|from| *from < blob.len() && !state.habits.no_ranges) {
             Some(from) => {
                 let mut partial =
                     response.header("Content-Range", format!("bytes {from}-{}/{}", blob.len() - 1, blob.len()));
@@ -344,10 +461,22 @@ impl Server {
 
     fn upload(&self, request: &Request, repository: &str, upload: &str) -> Response {
         let mut state = self.lock();
-        let location = |id: &str| format!("/v2/{repository}/blobs/uploads/{id}");
+        let habits = state.habits.clone();
+        let location = |id: &str| {
+            let path = format!("/v2/{repository}/blobs/uploads/{id}");
+            match (&habits.elsewhere, &habits.location_query) {
+                (Some(other), _) => format!("http://{other}{path}?sig=1"),
+                (None, Some(query)) => format!("http://{}{path}?{query}", self.address),
+                (None, None) => path,
+            }
+        };
         match request.method.as_str() {
             "POST" => {
-                if let Some(digest) = request.parameter("mount").filter(|digest| state.blobs.contains_key(digest)) {
+                let mount = request.parameter("mount").filter(|digest| state.blobs.contains_key(digest));
+                if mount.is_some() && habits.mount == Mount::Forbidden {
+                    return Response::error(403, "DENIED", "no mounts between these");
+                }
+                if let Some(digest) = mount.filter(|_| habits.mount == Mount::Done) {
                     return Response::new(201).header("Location", format!("/v2/{repository}/blobs/{digest}"));
                 }
                 let id = format!("upload-{}", state.begun);
@@ -355,18 +484,35 @@ impl Server {
                 state.uploads.insert(id.clone(), Vec::new());
                 Response::new(202).header("Location", location(&id)).header("Range", "0-0")
             }
+            "GET" => match state.uploads.get(upload) {
+                Some(content) => Response::new(204)
+                    .header("Location", location(upload))
+                    .header("Range", format!("0-{}", content.len().saturating_sub(1))),
+                None => Response::error(404, "BLOB_UPLOAD_UNKNOWN", "no such upload"),
+            },
+            "DELETE" => {
+                state.uploads.remove(upload);
+                Response::new(204)
+            }
             "PATCH" | "PUT" => {
+                state.received += request.body.len();
                 let Some(content) = state.uploads.get_mut(upload) else {
                     return Response::error(404, "BLOB_UPLOAD_UNKNOWN", "no such upload");
                 };
+                let begins = request.header("content-range").and_then(|range| range.split('-').next()?.parse().ok());
+                if begins.is_some_and(|begins: usize| begins != content.len()) {
+                    return Response::error(416, "RANGE_INVALID", "that is not where the upload is");
+                }
                 content.extend_from_slice(&request.body);
                 let range = format!("0-{}", content.len().saturating_sub(1));
                 if request.method == "PATCH" {
-                    return Response::new(202).header("Location", location(upload)).header("Range", range);
+                    return Response::new(habits.patch_status.unwrap_or(202))
+                        .header("Location", location(upload))
+                        .header("Range", range);
                 }
                 let content = state.uploads.remove(upload).unwrap_or_default();
                 let digest = request.parameter("digest").unwrap_or_default();
-                if Digest::of(&content).to_string() != digest {
+                if !habits.trusting && digest_like(&digest, &content) != digest {
                     return Response::error(400, "DIGEST_INVALID", "the content has another digest");
                 }
                 state.blobs.insert(digest.clone(), content);
@@ -380,6 +526,28 @@ impl Server {
 
     fn manifest(&self, request: &Request, repository: &str, name: &str) -> Response {
         let mut state = self.lock();
+        if request.method == "DELETE" {
+            let key = (repository.to_owned(), name.to_owned());
+            let Some((_, bytes)) = state.manifests.remove(&key) else {
+                return Response::error(404, "MANIFEST_UNKNOWN", "no such manifest");
+            };
+            state.tags.remove(&key);
+            if name.contains(':') {
+                // With the manifest go its tags.
+                let gone = |repo: &str, old: &[u8]| repo == repository && old == bytes;
+                let tags: Vec<_> = state
+                    .manifests
+                    .iter()
+                    .filter(|((repo, _), (_, old))| gone(repo, old))
+                    .map(|(key, _)| key.clone())
+                    .collect();
+                for key in tags {
+                    state.manifests.remove(&key);
+                    state.tags.remove(&key);
+                }
+            }
+            return Response::new(202);
+        }
         if request.method == "PUT" {
             let digest = Digest::of(&request.body).to_string();
             let media_type = request.header("content-type").unwrap_or_default().to_owned();
@@ -391,7 +559,13 @@ impl Server {
             if name != digest {
                 state.tags.insert((repository.to_owned(), name.to_owned()));
             }
-            return Response::new(201).header("Location", request.path.clone()).header("Docker-Content-Digest", digest);
+            let stored =
+                Response::new(201).header("Location", request.path.clone()).header("Docker-Content-Digest", digest);
+            let subject = subject_of(&request.body).filter(|_| !state.habits.no_referrers);
+            return match subject {
+                Some(subject) => stored.header("OCI-Subject", subject),
+                None => stored,
+            };
         }
         match state.manifests.get(&(repository.to_owned(), name.to_owned())) {
             Some((media_type, bytes)) => Response::new(200)
@@ -402,13 +576,60 @@ impl Server {
         }
     }
 
-    fn tag_list(&self, repository: &str) -> Response {
+    fn referrers(&self, repository: &str, subject: &str) -> Response {
         let state = self.lock();
-        let tags: Vec<_> = state.tags.iter().filter(|(name, _)| name == repository).map(|(_, tag)| tag).collect();
-        Response::new(200)
-            .header("Content-Type", "application/json")
-            .body(serde_json::json!({"name": repository, "tags": tags}).to_string())
+        if state.habits.no_referrers {
+            return Response::error(404, "NOT_FOUND", "no such page");
+        }
+        let mut list = Vec::new();
+        for ((name, locator), (media_type, bytes)) in &state.manifests {
+            if name == repository && locator.contains(':') && subject_of(bytes).as_deref() == Some(subject) {
+                let document: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+                let kind = document.get("artifactType").or_else(|| document["config"].get("mediaType")).cloned();
+                list.push(serde_json::json!({
+                    "mediaType": media_type, "digest": locator, "size": bytes.len(), "artifactType": kind,
+                }));
+            }
+        }
+        let index = "application/vnd.oci.image.index.v1+json";
+        let document = serde_json::json!({"schemaVersion": 2, "mediaType": index, "manifests": list});
+        Response::new(200).header("Content-Type", index).body(document.to_string())
     }
+
+    fn tag_list(&self, request: &Request, repository: &str) -> Response {
+        let state = self.lock();
+        let mut tags: Vec<_> = state.tags.iter().filter(|(name, _)| name == repository).map(|(_, tag)| tag).collect();
+        let mut response = Response::new(200).header("Content-Type", "application/json");
+        if state.habits.page > 0 {
+            let last = request.parameter("last").unwrap_or_default();
+            tags.retain(|tag| **tag > last);
+            if tags.len() > state.habits.page {
+                tags.truncate(state.habits.page);
+                let next = format!(
+                    "</v2/{repository}/tags/list?n={}&last={}>; rel=\"next\"",
+                    tags.len(),
+                    tags[tags.len() - 1]
+                );
+                response = response.header("Link", next);
+            }
+        }
+        response.body(serde_json::json!({"name": repository, "tags": tags}).to_string())
+    }
+}
+
+/// The digest of bytes by the algorithm of another.
+fn digest_like(digest: &str, bytes: &[u8]) -> String {
+    use layerfs::digest::{Algorithm, Hasher};
+    let algorithm = if digest.starts_with("sha512:") { Algorithm::Sha512 } else { Algorithm::Sha256 };
+    let mut hasher = Hasher::new(algorithm);
+    hasher.update(bytes);
+    hasher.finish().to_string()
+}
+
+/// What a manifest refers to.
+fn subject_of(bytes: &[u8]) -> Option<String> {
+    let document: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    document.get("subject")?.get("digest")?.as_str().map(str::to_owned)
 }
 
 /// A token that spells out its scopes: `repository-NAME-pull,push` joined by dots.

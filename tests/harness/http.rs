@@ -12,6 +12,8 @@ pub(crate) struct Request {
     pub(crate) query: String,
     headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
+    /// The client went away before the end of the body.
+    pub(crate) broken: bool,
 }
 
 impl Request {
@@ -32,6 +34,7 @@ impl Request {
             query: query.to_owned(),
             headers: Vec::new(),
             body: Vec::new(),
+            broken: false,
         };
         loop {
             let mut line = String::new();
@@ -44,8 +47,8 @@ impl Request {
         if request.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
             request.body = read_chunks(stream)?;
         } else if let Some(length) = request.header("content-length").and_then(|value| value.parse().ok()) {
-            request.body = vec![0; length];
-            stream.read_exact(&mut request.body)?;
+            let read = stream.by_ref().take(length as u64).read_to_end(&mut request.body);
+            request.broken = read.is_err() || request.body.len() < length;
         }
         Ok(Some(request))
     }

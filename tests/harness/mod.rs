@@ -7,6 +7,7 @@ pub(crate) mod crowd;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod disk;
 pub(crate) mod faulty;
+pub(crate) mod habits;
 pub(crate) mod http;
 pub(crate) mod image;
 pub(crate) mod inside;

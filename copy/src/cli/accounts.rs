@@ -138,7 +138,7 @@ fn ask(prompt: &str) -> Result<String> {
 }
 
 /// Asks without showing what is typed.
-fn ask_unseen(prompt: &str) -> Result<String> {
+pub(super) fn ask_unseen(prompt: &str) -> Result<String> {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
     let terminal = stdin();
     let shown = tcgetattr(&terminal).context(|| "ask the terminal")?;

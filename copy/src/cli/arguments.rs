@@ -12,16 +12,13 @@ use crate::inventory::Platforms;
 use crate::transfer::{Options, Side};
 
 /// Flags of skopeo 1.22 that this program lacks: refused by name rather than as unknown.
-pub(super) const OF_SKOPEO: [&str; 9] = [
+pub(super) const OF_SKOPEO: [&str; 6] = [
     "--decryption-key",
     "--encrypt-layer",
     "--encryption-key",
     "--sign-by",
     "--sign-by-sigstore",
     "--sign-by-sq-fingerprint",
-    "--sign-identity",
-    "--sign-passphrase-file",
-    "--sign-by-sigstore-private-key",
 ];
 
 /// Access to registries, for verbs that know one side only.
@@ -54,6 +51,9 @@ pub(super) struct Access {
     /// Folder with the blobs of an OCI layout
     #[arg(long, value_name = "DIR", hide = true)]
     shared_blob_dir: Option<PathBuf>,
+    /// Address of docker's daemon
+    #[arg(long, value_name = "HOST", hide = true)]
+    daemon_host: Option<String>,
     /// How often a request is tried again
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(super) retry_times: u32,
@@ -73,6 +73,7 @@ impl Access {
             cert_dir: self.cert_dir.clone(),
             authfile: self.authfile.clone(),
             shared_blob_dir: self.shared_blob_dir.clone(),
+            daemon_host: self.daemon_host.clone(),
         };
         Ok(Options {
             source: side.clone(),

@@ -13,7 +13,7 @@ use super::arguments::{Access, PlatformChoice};
 use super::{Global, print, print_bytes};
 use crate::inventory::{Entry, Platforms, parse, select};
 use crate::location::Location;
-use crate::stream::{Chunks, FromRead, Verified};
+use crate::stream::{Chunks, FromRead, Skip, Verified};
 use crate::transfer::{Options, Reach};
 use crate::transport::read_document;
 
@@ -180,9 +180,9 @@ fn put(options: &Options, name: &Reference, path: &PathBuf) -> Result<()> {
     let reach = Reach::new(options, &Silent)?;
     let repository = reach.repository(name)?;
     if repository.existing(std::slice::from_ref(&blob))? != [true] {
-        repository.put_blob(&blob, None, &|| {
+        repository.put_blob(&blob, None, &|start| {
             let chunks = FromRead::new(open()?, format!("`{}`", path.display()));
-            Ok(Box::new(Verified::new(chunks, &blob)))
+            Ok(Box::new(Verified::from(Skip::new(chunks, start.at()), &blob, start)))
         })?;
     }
     print(&format!("{digest}\n"))

@@ -8,6 +8,7 @@
 
 mod accounts;
 mod arguments;
+mod artifacts;
 mod auth;
 mod check;
 mod compare;
@@ -18,6 +19,7 @@ mod images;
 mod inspect;
 mod progress;
 mod repositories;
+mod sign;
 mod sync;
 mod template;
 mod transfers;
@@ -61,7 +63,7 @@ impl From<Exit> for ExitCode {
 /// Copy images between registries, archives and the store.
 ///
 /// SOURCE and DESTINATION are docker://NAME or a bare NAME (a registry), oci:DIR[:NAME], oci-archive:FILE[:NAME],
-/// docker-archive:FILE[:NAME], dir:DIR, or store:NAME.
+/// docker-archive:FILE[:NAME], dir:DIR, store:NAME, docker-daemon:NAME, or containers-storage:NAME.
 #[derive(Debug, Parser)]
 #[command(name = "copy", bin_name = "copy", version, disable_help_subcommand = true, subcommand_required = true)]
 #[command(arg_required_else_help = true)]
@@ -149,6 +151,17 @@ enum Verb {
     Verify(compare::VerifyArguments),
     /// Show in what two images, or two repositories, differ
     Diff(compare::DiffArguments),
+    /// Put files into a registry, and fetch them, as an artifact
+    Artifact(artifacts::ArtifactArguments),
+    /// Put files beside an image, referring to it
+    Attach(artifacts::AttachArguments),
+    /// Show what refers to an image
+    Discover(artifacts::DiscoverArguments),
+    /// Sign an image in a registry with a key, as cosign does
+    Sign(sign::SignArguments),
+    /// Make a pair of keys to sign with
+    #[command(name = "generate-sigstore-key")]
+    Generate(sign::GenerateArguments),
     /// Print an image's digest
     Digest(documents::DigestArguments),
     /// Print an image's manifest or index, bit by bit
@@ -190,9 +203,14 @@ enum Verb {
 }
 
 /// The words that are verbs; frozen per release, since any other first word is a source.
-const VERBS: [&str; 26] = [
+const VERBS: [&str; 31] = [
     "copy",
     "pull",
+    "artifact",
+    "attach",
+    "discover",
+    "sign",
+    "generate-sigstore-key",
     "sync",
     "verify",
     "diff",
@@ -272,6 +290,11 @@ fn run(line: Line) -> Result<()> {
         Verb::Pull(arguments) => arguments.run(&global),
         Verb::Sync(arguments) => arguments.run(&global),
         Verb::Verify(arguments) => arguments.run(&global),
+        Verb::Artifact(arguments) => arguments.run(&global),
+        Verb::Attach(arguments) => arguments.run(&global),
+        Verb::Discover(arguments) => arguments.run(&global),
+        Verb::Sign(arguments) => arguments.run(&global),
+        Verb::Generate(arguments) => arguments.run(),
         Verb::Diff(arguments) => arguments.run(&global),
         Verb::Inspect(arguments) => arguments.run(&global),
         Verb::ListTags(arguments) => arguments.run(&global),

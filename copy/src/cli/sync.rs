@@ -291,7 +291,7 @@ impl SyncArguments {
             anonymous: self.src_no_creds || both.source.anonymous,
             cert_dir: self.src_cert_dir.clone().or_else(|| both.source.cert_dir.clone()),
             authfile: self.src_authfile.clone().or_else(|| both.source.authfile.clone()),
-            shared_blob_dir: None,
+            ..Side::default()
         };
         let destination = Side {
             tls_verify: self.dest_tls_verify.or(both.destination.tls_verify),
@@ -300,7 +300,7 @@ impl SyncArguments {
             anonymous: self.dest_no_creds || both.destination.anonymous,
             cert_dir: self.dest_cert_dir.clone().or_else(|| both.destination.cert_dir.clone()),
             authfile: self.dest_authfile.clone().or_else(|| both.destination.authfile.clone()),
-            shared_blob_dir: None,
+            ..Side::default()
         };
         let platforms = match self.platform.platforms(global) {
             Platforms::Auto if self.all => Platforms::All,

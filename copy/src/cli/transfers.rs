@@ -56,6 +56,12 @@ pub(super) struct CopyArguments {
     /// Folder for the blobs of the destination's OCI layout
     #[arg(long, value_name = "DIR", hide = true)]
     dest_shared_blob_dir: Option<PathBuf>,
+    /// Address of the source's docker daemon
+    #[arg(long, value_name = "HOST", hide = true)]
+    src_daemon_host: Option<String>,
+    /// Address of the destination's docker daemon
+    #[arg(long, value_name = "HOST", hide = true)]
+    dest_daemon_host: Option<String>,
     /// File with credentials for the source
     #[arg(long, value_name = "FILE")]
     src_authfile: Option<PathBuf>,
@@ -136,6 +142,15 @@ pub(super) struct CopyArguments {
     /// Accepted for skopeo's sake: signatures in lookaside places are never copied
     #[arg(long, hide = true)]
     remove_signatures: bool,
+    /// Sign the copy with this key, as cosign does
+    #[arg(long, value_name = "FILE")]
+    sign_by_sigstore_private_key: Option<PathBuf>,
+    /// The file with the key's password [default: $COSIGN_PASSWORD, or a question]
+    #[arg(long, value_name = "FILE", requires = "sign_by_sigstore_private_key")]
+    sign_passphrase_file: Option<PathBuf>,
+    /// The name to sign it under [default: the destination's]
+    #[arg(long, value_name = "NAME", requires = "sign_by_sigstore_private_key")]
+    sign_identity: Option<String>,
 }
 
 impl CopyArguments {
@@ -149,9 +164,18 @@ impl CopyArguments {
             true => Some(global.open_store_for(&mut options)?.0),
             false => None,
         };
+        if self.sign_by_sigstore_private_key.is_some() && !matches!(destination, Location::Registry(_)) {
+            return Err(Error::new(Kind::Usage, format!("`{destination}` has no place for a signature"))
+                .hint("registries have"));
+        }
         let reporter = Reporter::new(global.quiet, None)?;
         let done = transfer(&source, &destination, store.as_ref(), &options, &reporter)?;
         reporter.finish();
+        if let (Some(key), Location::Registry(name)) = (&self.sign_by_sigstore_private_key, &destination) {
+            let identity = self.sign_identity.clone().unwrap_or_else(|| name.to_string());
+            let copied = name.with_digest(done.root.digest);
+            super::sign::sign(&options, &copied, &identity, key, self.sign_passphrase_file.as_deref())?;
+        }
         if let Some(file) = &self.digestfile {
             // Without a line break, as skopeo writes it.
             std::fs::write(file, done.root.digest.to_string()).at("write", file)?;
@@ -210,6 +234,7 @@ impl CopyArguments {
             cert_dir: &self.src_cert_dir,
             authfile: &self.src_authfile,
             shared_blob_dir: &self.src_shared_blob_dir,
+            daemon_host: &self.src_daemon_host,
         };
         let destination = Flags {
             creds: &self.dest_creds,
@@ -220,6 +245,7 @@ impl CopyArguments {
             cert_dir: &self.dest_cert_dir,
             authfile: &self.dest_authfile,
             shared_blob_dir: &self.dest_shared_blob_dir,
+            daemon_host: &self.dest_daemon_host,
         };
         let (source, destination) = (source.side(&both.source)?, destination.side(&both.destination)?);
         let platforms = match (self.all, self.multi_arch.as_deref()) {
@@ -305,6 +331,7 @@ struct Flags<'a> {
     cert_dir: &'a Option<PathBuf>,
     authfile: &'a Option<PathBuf>,
     shared_blob_dir: &'a Option<PathBuf>,
+    daemon_host: &'a Option<String>,
 }
 
 impl Flags<'_> {
@@ -319,6 +346,7 @@ impl Flags<'_> {
             cert_dir: self.cert_dir.clone().or_else(|| both.cert_dir.clone()),
             authfile: self.authfile.clone().or_else(|| both.authfile.clone()),
             shared_blob_dir: self.shared_blob_dir.clone().or_else(|| both.shared_blob_dir.clone()),
+            daemon_host: self.daemon_host.clone().or_else(|| both.daemon_host.clone()),
         })
     }
 }

@@ -248,6 +248,11 @@ impl Host {
         self.settings.retry_delay.unwrap_or_else(usual)
     }
 
+    /// Where uploads that are under way are written down.
+    pub(super) fn uploads(&self) -> Option<&std::path::Path> {
+        self.settings.uploads.as_deref()
+    }
+
     pub(super) fn retries(&self) -> u32 {
         self.settings.retries
     }

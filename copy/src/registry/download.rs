@@ -31,18 +31,29 @@ impl Chunks for Download {
     }
 }
 
-/// A download and the task that feeds it, which has to run on the reactor. It ends when the download is dropped.
-pub(super) fn start(host: Arc<Host>, path: String, blob: Descriptor) -> (Download, impl Future<Output = ()> + Send) {
+/// A download after the first `from` bytes, and the task that feeds it, which has to run on the reactor. It ends when the download is dropped.
+pub(super) fn start(
+    host: Arc<Host>,
+    path: String,
+    blob: Descriptor,
+    from: u64,
+) -> (Download, impl Future<Output = ()> + Send) {
     let (sender, chunks) = mpsc::channel(AHEAD);
     let task = async move {
-        if let Err(error) = feed(&host, &path, &blob, &sender).await {
+        if let Err(error) = feed(&host, &path, &blob, from, &sender).await {
             let _ = sender.send(Err(error)).await;
         }
     };
     (Download { chunks }, task)
 }
 
-async fn feed(host: &Host, path: &str, blob: &Descriptor, sender: &mpsc::Sender<Result<Bytes>>) -> Result<()> {
+async fn feed(
+    host: &Host,
+    path: &str,
+    blob: &Descriptor,
+    from: u64,
+    sender: &mpsc::Sender<Result<Bytes>>,
+) -> Result<()> {
     let action = format!("pull blob `{}` of `{}/{path}`", blob.digest, host.name());
     let mut call = Call::new(
         Method::GET,
@@ -51,7 +62,7 @@ async fn feed(host: &Host, path: &str, blob: &Descriptor, sender: &mpsc::Sender<
         action.clone(),
     );
     call.lane = if blob.size > PROGRESS { Lane::Bulk } else { Lane::Control };
-    let (mut at, mut failures, mut mark) = (0, 0, 0);
+    let (mut at, mut failures, mut mark) = (from, 0, from);
     loop {
         let error = match attempt(host, &call, blob, &mut at, sender).await {
             Ok(End::Complete | End::Abandoned) => return Ok(()),

@@ -6,12 +6,14 @@
 //! What this module is not: it knows nothing of plans, archives or stores, and it does not decide what is copied.
 
 mod auth;
+pub(crate) mod bookmark;
 mod challenge;
 mod client;
 mod download;
 mod error;
 pub(crate) mod lists;
 mod manifests;
+mod push;
 mod reactor;
 mod retry;
 mod tls;
@@ -28,13 +30,11 @@ use bytes::Bytes;
 use layerfs::digest::Digest;
 use layerfs::error::{Error, Kind, Result};
 use layerfs::oci::Descriptor;
-use tokio::sync::mpsc;
 
 use crate::credentials::Keyring;
-use crate::stream::{Chunks, read_all};
+use crate::stream::Chunks;
 use auth::Scope;
 use reactor::Reactor;
-use upload::{Begun, Cut};
 
 /// A blob up to this size is read and checked as a whole before a single request carries it.
 const WHOLE_MAX: u64 = 256 << 10;
@@ -58,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) retry_delay: Option<Duration>,
     /// What our name in requests begins with.
     pub(crate) user_agent_prefix: Option<String>,
+    /// Where uploads that are under way are written down, so that the next invocation can go on with them.
+    pub(crate) uploads: Option<PathBuf>,
 }
 
 impl Settings {
@@ -249,7 +251,12 @@ impl Repository {
 
     /// Begins to download a blob. The bytes are not checked yet.
     pub(crate) fn open_blob(&self, blob: &Descriptor) -> Box<dyn Chunks> {
-        let (download, task) = download::start(self.host.clone(), self.path.clone(), blob.clone());
+        self.open_blob_at(blob, 0)
+    }
+
+    /// Begins to download a blob after its first `at` bytes.
+    pub(crate) fn open_blob_at(&self, blob: &Descriptor, at: u64) -> Box<dyn Chunks> {
+        let (download, task) = download::start(self.host.clone(), self.path.clone(), blob.clone(), at);
         self.reactor.start_task(task);
         Box::new(download)
     }
@@ -272,83 +279,6 @@ impl Repository {
             }
             Ok(found)
         })
-    }
-
-    /// Writes a blob: mounted from the repository `from` of the same registry if that works, else out of the stream
-    /// that `open` begins. The stream has to fail before its end if its bytes are not those of `blob`.
-    pub(crate) fn put_blob<'a>(
-        &self,
-        blob: &Descriptor,
-        from: Option<&str>,
-        open: &'a (dyn Fn() -> Result<Box<dyn Chunks + 'a>> + 'a),
-    ) -> Result<Sent> {
-        let (host, path, digest) = (self.host.clone(), self.path.clone(), blob.digest);
-        // Where the bytes will be needed for sure, their way here begins while the upload is being arranged.
-        let ahead = from.is_none().then(open).transpose()?;
-        let from = from.map(str::to_owned);
-        let begun = self.reactor.wait({
-            let (host, path) = (host.clone(), path.clone());
-            async move {
-                match upload::begin(&host, &path, digest, from.as_deref()).await {
-                    // A registry that does not let us mount may well let us upload.
-                    Err(error) if from.is_some() && error.kind() != Kind::Unavailable => {
-                        upload::begin(&host, &path, digest, None).await
-                    }
-                    begun => begun,
-                }
-            }
-        })?;
-        let Begun::Session(session) = begun else { return Ok(Sent::Mounted) };
-        let chunks = ahead.map_or_else(open, Ok);
-        let sent = match blob.size <= WHOLE_MAX {
-            true => chunks.and_then(|mut chunks| read_all(&mut chunks, WHOLE_MAX)).and_then(|bytes| {
-                let (host, path, session) = (host.clone(), path.clone(), session.clone());
-                self.reactor.wait(async move { upload::complete(&host, &path, session, digest, bytes.into()).await })
-            }),
-            false => chunks.and_then(|mut chunks| self.stream(&session, blob, &mut chunks)),
-        };
-        match sent {
-            Ok(()) => Ok(Sent::Bytes),
-            Err(error) => {
-                if error.kind() != Kind::NotFound {
-                    self.reactor.start_task(async move { upload::cancel(&host, &path, session).await });
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn stream(&self, session: &reqwest::Url, blob: &Descriptor, chunks: &mut dyn Chunks) -> Result<()> {
-        let (sender, receiver) = mpsc::channel(AHEAD);
-        let (done, result) = std::sync::mpsc::sync_channel(1);
-        let (host, path, session, descriptor) = (self.host.clone(), self.path.clone(), session.clone(), blob.clone());
-        self.reactor.start_task(async move {
-            let sent = match upload::stream(&host, &path, &session, &descriptor, receiver).await {
-                Ok(next) => upload::complete(&host, &path, next, descriptor.digest, Bytes::new()).await,
-                Err(error) => Err(error),
-            };
-            let _ = done.send(sent);
-        });
-        let mut own = None;
-        loop {
-            match chunks.next_chunk() {
-                Ok(Some(chunk)) => {
-                    if sender.blocking_send(Ok(chunk)).is_err() {
-                        break;
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    // The request must fail: cut its body off. Our own error is the one to tell.
-                    let _ = sender.blocking_send(Err(Cut));
-                    own = Some(error);
-                    break;
-                }
-            }
-        }
-        drop(sender);
-        let sent = result.recv().expect("an upload task ends by sending its result");
-        own.map_or(sent, Err)
     }
 }
 

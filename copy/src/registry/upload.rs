@@ -15,7 +15,7 @@ use http_body::{Frame, SizeHint};
 use layerfs::digest::Digest;
 use layerfs::error::{Error, Kind, Result};
 use layerfs::oci::Descriptor;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use reqwest::{Body, Method, StatusCode, Url};
 use tokio::sync::mpsc;
 
@@ -126,20 +126,51 @@ pub(super) async fn complete(host: &Host, path: &str, session: Url, digest: Dige
     }
 }
 
-/// Streams the bytes of a blob into a session and returns the address that completes it.
+/// How far a session got, and where it goes on; `None` where the registry knows nothing of it any more, or does not say.
+pub(super) async fn status(host: &Host, path: &str, session: Url, digest: Digest) -> Result<Option<(Url, u64)>> {
+    let mut call = Call::new(Method::GET, session.clone(), Scope::push(path), action(host, path, digest));
+    call.lane = Lane::Bulk;
+    let reply = host.send(&call).await?;
+    if reply.status() != StatusCode::NO_CONTENT {
+        return Ok(None);
+    }
+    // `0-0` stands for one byte as well as for none: then nothing is lost by beginning anew.
+    let range = reply.headers().get(RANGE).and_then(|value| value.to_str().ok());
+    let end = range.and_then(|range| range.trim_start_matches("bytes=").split_once('-')?.1.trim().parse::<u64>().ok());
+    let at = end.filter(|end| *end > 0).map(|end| end + 1);
+    let next = match reply.headers().contains_key(LOCATION) {
+        true => host.session(&call.url, &reply, &call.action).await?,
+        false => session,
+    };
+    Ok(at.map(|at| (next, at)))
+}
+
+/// Streams the bytes of a blob after the first `at` into a session and returns the address that completes it.
 pub(super) async fn stream(
     host: &Host,
     path: &str,
     session: &Url,
     blob: &Descriptor,
+    at: u64,
     chunks: mpsc::Receiver<Result<Bytes, Cut>>,
 ) -> Result<Url> {
-    let call = Call::new(Method::PATCH, session.clone(), Scope::push(path), action(host, path, blob.digest))
+    let mut call = Call::new(Method::PATCH, session.clone(), Scope::push(path), action(host, path, blob.digest))
         .header(CONTENT_TYPE, OCTETS);
-    let sent = Arc::new(AtomicU64::new(0));
-    let feed = Feed { chunks, remaining: blob.size, sent: sent.clone() };
+    if at > 0 {
+        call = call.header(CONTENT_RANGE, &format!("{at}-{}", blob.size.saturating_sub(1)));
+    }
+    let (sent, size) = (Arc::new(AtomicU64::new(0)), blob.size - at);
+    if size == 0 {
+        // The registry has all of it. What was read again is still being checked.
+        let mut chunks = chunks;
+        while let Some(chunk) = chunks.recv().await {
+            chunk.map_err(|cut| Error::new(Kind::Interrupted, cut.to_string()))?;
+        }
+        return Ok(session.clone());
+    }
+    let feed = Feed { chunks, remaining: size, sent: sent.clone() };
     let mut exchange = pin!(host.send_stream(&call, Body::wrap(feed)));
-    let mut watch = pin!(stalled(&sent, blob.size));
+    let mut watch = pin!(stalled(&sent, size));
     let first = poll_fn(|context| match exchange.as_mut().poll(context) {
         Poll::Ready(reply) => Poll::Ready(Some(reply)),
         Poll::Pending => watch.as_mut().poll(context).map(|()| None),

@@ -253,8 +253,10 @@ pub(super) fn carry_out(
     let wants_all = matches!(platforms, Platforms::Auto) && reach.copies_all();
     match (&task.source, &task.target) {
         (Source::Registry(source), Location::Registry(target)) => {
-            reach.check_policy(&Location::Registry(source.clone()))?;
+            let location = Location::Registry(source.clone());
+            let signed = reach.check_policy(&location)?;
             let from = reach.registry_source(source)?;
+            reach.check_signed(&location, &from, &signed)?;
             let endpoint = reach.repository(target)?;
             let mut stale = !task.present;
             if task.present && wants_all {
@@ -290,8 +292,9 @@ pub(super) fn carry_out(
                 Source::Registry(name) => Location::Registry(name.clone()),
                 Source::Folder(dir) => Location::Directory(dir.clone()),
             };
-            reach.check_policy(&location)?;
+            let signed = reach.check_policy(&location)?;
             let from = reach.source(&location, None)?;
+            reach.check_signed(&location, &*from, &signed)?;
             if let Location::Directory(dir) = target {
                 let root = from.root()?.0;
                 if Directory::holds(dir, root.digest) {

@@ -9,7 +9,7 @@ use layerfs::oci::{DOCUMENT_MAX, Descriptor, media_type};
 
 use super::layout::replace;
 use super::{NewFile, Opener, Sent, Sink, Source, write_chunks};
-use crate::stream::{Chunks, FromRead};
+use crate::stream::{Chunks, FromRead, Start};
 
 /// What the file `version` holds.
 const VERSION: &str = "Directory Transport Version: 1.1\n";
@@ -91,7 +91,7 @@ impl Sink for Directory {
     fn put_blob(&self, blob: &Descriptor, _from: Option<&str>, open: Opener<'_>) -> Result<Sent> {
         let path = self.path(blob);
         let mut new = NewFile::create(&path)?;
-        write_chunks(&mut new.file, &mut open()?, || format!("`{}`", path.display()))?;
+        write_chunks(&mut new.file, &mut open(Start::BEGIN)?, || format!("`{}`", path.display()))?;
         new.commit()?;
         Ok(Sent::Bytes)
     }

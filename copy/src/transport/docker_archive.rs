@@ -19,7 +19,7 @@ use super::tar_file::{TarFile, TarOutput};
 use super::{Opener, Sent, Sink, Source, read_document};
 use crate::inventory::Inventory;
 use crate::location::{Place, Selector};
-use crate::stream::{Chunks, FromRead, ToRead};
+use crate::stream::{Chunks, FromRead, Start, ToRead};
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -218,10 +218,10 @@ impl Sink for DockerArchiveSink {
         let out = self.out()?;
         let member = format!("{}.tar", diff_id.0.hex());
         if blob.digest == diff_id.0 {
-            out.add(&member, blob.size, &mut open()?)?;
+            out.add(&member, blob.size, &mut open(Start::BEGIN)?)?;
             return Ok(Sent::Bytes);
         }
-        let plain = decompress(ToRead::new(open()?))?;
+        let plain = decompress(ToRead::new(open(Start::BEGIN)?))?;
         let mut checked = Checked {
             chunks: FromRead::new(plain, format!("layer `{}`", blob.digest)),
             hasher: Some(layerfs::digest::Hasher::new(diff_id.0.algorithm())),

@@ -12,7 +12,7 @@ use layerfs::oci::{DOCUMENT_MAX, Descriptor, Index, REF_NAME};
 
 use super::{NewFile, Opener, Sent, Sink, Source, write_chunks};
 use crate::location::{Place, Selector};
-use crate::stream::{Chunks, FromRead};
+use crate::stream::{Chunks, FromRead, Start};
 
 /// What `oci-layout` holds.
 pub(crate) const MARKER: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -121,7 +121,7 @@ impl Sink for LayoutSink {
         let path = self.path(blob);
         make_folder(&path)?;
         let mut new = NewFile::create(&path)?;
-        write_chunks(&mut new.file, &mut open()?, || format!("`{}`", path.display()))?;
+        write_chunks(&mut new.file, &mut open(Start::BEGIN)?, || format!("`{}`", path.display()))?;
         new.commit()?;
         Ok(Sent::Bytes)
     }

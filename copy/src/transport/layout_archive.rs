@@ -8,7 +8,7 @@ use super::layout::{MARKER, choose, parse_index, with_entry};
 use super::tar_file::{TarFile, TarOutput};
 use super::{Opener, Sent, Sink, Source};
 use crate::location::{Place, Selector};
-use crate::stream::Chunks;
+use crate::stream::{Chunks, Start};
 
 /// An archive being read.
 pub(crate) struct LayoutArchiveSource {
@@ -83,7 +83,7 @@ impl Sink for LayoutArchiveSink {
     }
 
     fn put_blob(&self, blob: &Descriptor, _from: Option<&str>, open: Opener<'_>) -> Result<Sent> {
-        self.out()?.add(&member(blob), blob.size, &mut open()?)?;
+        self.out()?.add(&member(blob), blob.size, &mut open(Start::BEGIN)?)?;
         Ok(Sent::Bytes)
     }
 

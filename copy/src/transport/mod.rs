@@ -4,8 +4,10 @@
 //! Neither is trusted or trusts: whoever moves a blob checks it on the way (see [`crate::stream::Verified`]), so a
 //! sink may commit what it was given to the end.
 
+pub(crate) mod containers_storage;
 pub(crate) mod directory;
 pub(crate) mod docker_archive;
+pub(crate) mod docker_daemon;
 pub(crate) mod layout;
 pub(crate) mod layout_archive;
 pub(crate) mod registry;
@@ -21,9 +23,9 @@ use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::{DOCUMENT_MAX, Descriptor};
 
 use crate::inventory::Inventory;
-use crate::stream::{Chunks, DAMAGED};
+use crate::stream::{Chunks, DAMAGED, Skip, Start};
 
-pub(crate) use crate::registry::Sent;
+pub(crate) use crate::registry::{Repository, Sent};
 
 /// Where an image is read from.
 pub(crate) trait Source: Sync {
@@ -36,8 +38,21 @@ pub(crate) trait Source: Sync {
     /// Begins to read a blob. Not checked yet.
     fn open(&self, blob: &Descriptor) -> Result<Box<dyn Chunks>>;
 
+    /// Begins to read a blob after its first `at` bytes.
+    fn open_at(&self, blob: &Descriptor, at: u64) -> Result<Box<dyn Chunks>> {
+        match at {
+            0 => self.open(blob),
+            at => Ok(Box::new(Skip::new(self.open(blob)?, at))),
+        }
+    }
+
     /// Registry and path, where the source is a repository.
     fn repository(&self) -> Option<(&str, &str)> {
+        None
+    }
+
+    /// The repository itself, where the source is one.
+    fn registry(&self) -> Option<&Repository> {
         None
     }
 }
@@ -77,7 +92,7 @@ pub(crate) trait Sink: Sync {
 }
 
 /// Begins the stream of a blob; can be called again when an attempt failed.
-pub(crate) type Opener<'a> = &'a (dyn Fn() -> Result<Box<dyn Chunks + 'a>> + 'a);
+pub(crate) type Opener<'a> = &'a (dyn Fn(Start) -> Result<Box<dyn Chunks + 'a>> + 'a);
 
 /// Reads a document from a source and checks it against its descriptor.
 pub(crate) fn read_document(source: &dyn Source, descriptor: &Descriptor) -> Result<Vec<u8>> {
@@ -195,10 +210,15 @@ pub(crate) fn keep_scratch_in(dir: &Path) {
     SCRATCH.get_or_init(|| dir.to_owned());
 }
 
+/// Where scratch files and folders lie.
+pub(crate) fn scratch_folder() -> PathBuf {
+    SCRATCH.get().cloned().unwrap_or_else(std::env::temp_dir)
+}
+
 /// A file for what has to be kept for a moment: without a name, gone with its last user.
 pub(crate) fn scratch_file() -> Result<File> {
     use rustix::fs::{Mode, OFlags};
-    let dir = SCRATCH.get().cloned().unwrap_or_else(std::env::temp_dir);
+    let dir = scratch_folder();
     match rustix::fs::open(&dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from_raw_mode(0o600)) {
         Ok(file) => Ok(file.into()),
         Err(_) => {

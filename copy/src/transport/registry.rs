@@ -92,8 +92,16 @@ impl Source for RegistrySource {
         Ok(self.repository.open_blob(blob))
     }
 
+    fn open_at(&self, blob: &Descriptor, at: u64) -> Result<Box<dyn Chunks>> {
+        Ok(self.repository.open_blob_at(blob, at))
+    }
+
     fn repository(&self) -> Option<(&str, &str)> {
         Some((self.repository.host(), self.repository.path()))
+    }
+
+    fn registry(&self) -> Option<&Repository> {
+        Some(&self.repository)
     }
 }
 

@@ -13,7 +13,7 @@ use layerfs::store::{Pin, Store};
 
 use super::{Opener, Sent, Sink, Source, read_document, write_chunks};
 use crate::inventory::Inventory;
-use crate::stream::{Chunks, FromRead, ToRead};
+use crate::stream::{Chunks, FromRead, Start, ToRead};
 
 /// The annotation of a name in the store that says which index its manifest was taken from.
 pub(crate) const PULLED_FROM: &str = "org.layerfs.pulled-from";
@@ -140,10 +140,12 @@ impl Sink for StoreSink<'_> {
             return Ok(Sent::Bytes);
         }
         match self.diff_id(blob) {
-            Some(diff_id) => stream_layer(self.store, blob, diff_id, ToRead::new(open()?), &Limits::default())?,
+            Some(diff_id) => {
+                stream_layer(self.store, blob, diff_id, ToRead::new(open(Start::BEGIN)?), &Limits::default())?
+            }
             None => {
                 let mut writer = self.store.blob_writer(Some(blob))?;
-                write_chunks(&mut writer, &mut open()?, || format!("blob `{}`", blob.digest))?;
+                write_chunks(&mut writer, &mut open(Start::BEGIN)?, || format!("blob `{}`", blob.digest))?;
                 writer.commit()?;
             }
         }

@@ -1,8 +1,11 @@
 //! `policy.json`: which images may be copied at all.
 //!
 //! Source: `containers-policy.json(5)`. What a policy lets through without a signature is let through, what it
-//! rejects is rejected, and what it wants a signature for is refused too, since this program cannot check one yet:
-//! never accepted unseen. Where there is no file, everything is allowed.
+//! rejects is rejected, and where it wants a signature in cosign's form by a key, that is checked. What cannot be
+//! checked here (`signedBy`, Fulcio, Rekor) is refused: never accepted unseen. Where there is no file, everything is
+//! allowed.
+
+mod signed;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::location::Location;
+pub(crate) use signed::Signed;
 
 /// Whether the user's policy is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,33 +37,43 @@ struct Document {
 
 /// Checks a source against the policy `named` on the command line, the user's, or else the system's.
 ///
+/// What it wants of signatures is left to the caller, who knows the image.
+///
 /// # Errors
-/// The policy rejects the image, wants a signature, or is malformed, or the named one does not exist.
-pub(crate) fn check(source: &Location, named: Option<&Path>, env: impl Fn(&str) -> Option<OsString>) -> Result<()> {
+/// The policy rejects the image, wants what cannot be checked, or is malformed, or the named one does not exist.
+pub(crate) fn check(
+    source: &Location,
+    named: Option<&Path>,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Result<Vec<Signed>> {
     // What lies in our own store was let in before.
     if matches!(source, Location::Store(_)) {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let path = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let config = path("XDG_CONFIG_HOME").or_else(|| Some(path("HOME")?.join(".config")));
     let files = [config.map(|dir| dir.join("containers/policy.json")), Some("/etc/containers/policy.json".into())];
     let found = || files.into_iter().flatten().find(|file| file.is_file());
-    let Some(file) = named.map(Path::to_owned).or_else(found) else { return Ok(()) };
+    let Some(file) = named.map(Path::to_owned).or_else(found) else { return Ok(Vec::new()) };
     let bytes = std::fs::read(&file).at("read", &file)?;
     let verdict = judge(&bytes, source).at("read policy", &file)?;
     match verdict {
-        Verdict::Accept => Ok(()),
+        Verdict::Accept => Ok(Vec::new()),
         Verdict::Reject => {
             Err(Error::new(Kind::Denied, format!("`{source}` is rejected by the policy `{}`", file.display())))
         }
-        Verdict::Signed(kind) => Err(Error::new(
+        Verdict::Signed(wanted) => {
+            let wanted = wanted.iter().map(Signed::parse).collect::<Result<_>>();
+            wanted.at("read policy", &file)
+        }
+        Verdict::Unknown(kind) => Err(Error::new(
             Kind::Unsupported,
             format!(
-                "`{source}` needs a signature (`{kind}`) by the policy `{}`, which cannot be checked yet",
+                "`{source}` needs a signature (`{kind}`) by the policy `{}`, which cannot be checked here",
                 file.display()
             ),
         )
-        .hint("--insecure-policy copies it unchecked")),
+        .hint("signatures in cosign's form (`sigstoreSigned`) are checked; --insecure-policy copies unchecked")),
     }
 }
 
@@ -67,7 +81,10 @@ pub(crate) fn check(source: &Location, named: Option<&Path>, env: impl Fn(&str) 
 enum Verdict {
     Accept,
     Reject,
-    Signed(String),
+    /// Signatures in cosign's form are wanted, so many.
+    Signed(Vec<Map<String, Value>>),
+    /// A signature is wanted that cannot be checked.
+    Unknown(String),
 }
 
 /// What a policy says about a source. All requirements of the scope that fits best have to be met.
@@ -92,7 +109,11 @@ fn judge(policy: &[u8], source: &Location) -> Result<Verdict> {
         match requirement.get("type").and_then(Value::as_str) {
             Some("insecureAcceptAnything") => {}
             Some("reject") => return Ok(Verdict::Reject),
-            Some(kind @ ("signedBy" | "sigstoreSigned")) => verdict = Verdict::Signed(kind.to_owned()),
+            Some(kind @ "signedBy") => return Ok(Verdict::Unknown(kind.to_owned())),
+            Some("sigstoreSigned") => match &mut verdict {
+                Verdict::Signed(wanted) => wanted.push(requirement.clone()),
+                other => *other = Verdict::Signed(vec![requirement.clone()]),
+            },
             kind => {
                 let kind = kind.unwrap_or("none").escape_debug().to_string();
                 return Err(Error::new(Kind::Invalid, format!("requirement type `{kind}` is not known")));
@@ -127,7 +148,7 @@ fn candidates(source: &Location) -> Vec<String> {
         Location::Directory(path) => {
             scopes.extend(path.ancestors().map(|path| path.display().to_string()).filter(|path| !path.is_empty()));
         }
-        Location::Store(_) => {}
+        Location::Store(_) | Location::DockerDaemon(_) | Location::ContainersStorage(_) => {}
     }
     scopes.push(String::new());
     scopes
@@ -158,9 +179,10 @@ mod tests {
     #[test]
     fn the_most_specific_scope_decides() {
         check("r.io/app:1", Verdict::Accept);
-        check("r.io/secret/app:1", Verdict::Signed("signedBy".into()));
+        check("r.io/secret/app:1", Verdict::Unknown("signedBy".into()));
         check("r.io/secretive:1", Verdict::Accept);
-        check("a.b.corp.io/x", Verdict::Signed("sigstoreSigned".into()));
+        let wanted = serde_json::json!({"type": "sigstoreSigned", "keyPath": "/k"});
+        check("a.b.corp.io/x", Verdict::Signed(vec![wanted.as_object().expect("an object").clone()]));
         check("busybox:1", Verdict::Accept);
         check("busybox:2", Verdict::Reject);
         check("oci:/tmp/x", Verdict::Accept);
