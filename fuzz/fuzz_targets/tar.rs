@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 fn options() -> ApplyOptions {
     // Small limits: a fuzzer finds the bomb at once, and a bomb is no finding.
     let limits = Limits { entries: 1000, bytes: 1 << 20, metadata: 1 << 16, ..Limits::default() };
-    ApplyOptions { limits, single_id: true }
+    ApplyOptions { limits, single_id: true, ..ApplyOptions::default() }
 }
 
 /// Bytes that the files of a tree have by their size, holes included.
