@@ -12,6 +12,7 @@ use std::ffi::{CStr, CString};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rustix::process::{WaitOptions, getegid, geteuid, getpid, waitpid};
 
@@ -198,6 +199,32 @@ fn helper_arguments(name: &CStr, own: u32, ranges: &[IdRange]) -> Vec<CString> {
         words.extend([range.container, range.host, range.size].map(|number| number.to_string()));
     }
     words.into_iter().map(|word| CString::new(word).expect("numbers and names hold no NUL")).collect()
+}
+
+/// Has newuidmap or newgidmap give a map to the new user namespace of a process.
+fn map_by_helper(name: &CStr, pid: i32, map: &[IdRange]) -> Result<()> {
+    let shown = name.to_string_lossy();
+    let Some(path) = find_helper(name) else {
+        return Err(Error::new(Kind::Denied, format!("more than one id takes {shown}, which is not installed"))
+            .hint("Debian and Ubuntu: sudo apt-get install uidmap"));
+    };
+    let numbers = map.iter().flat_map(|range| [range.container, range.host, range.size]);
+    let output = Command::new(path.to_string_lossy().as_ref())
+        .arg(pid.to_string())
+        .args(numbers.map(|number| number.to_string()))
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .context(|| format!("start {shown}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = said.lines().next().unwrap_or("it does not say why").trim();
+            Err(Error::new(Kind::Denied, format!("{shown} refuses the ids ({})", said.escape_debug()))
+                .hint("/etc/subuid and /etc/subgid list those that are yours"))
+        }
+    }
 }
 
 /// The helpers are found where distributions put them; `PATH` is the caller's and could name anything.

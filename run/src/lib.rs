@@ -34,6 +34,7 @@ pub mod pull;
 pub mod relay;
 mod rootfs;
 mod runtime;
+pub mod seal;
 pub mod seccomp;
 pub mod session;
 pub mod spec;

@@ -1,6 +1,5 @@
 //! Images that are not here yet: fetched by the `copy` program beside this one, so that nothing here knows a network.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -68,7 +67,7 @@ fn fetch(store: &Store, text: &str, platform: Option<&Platform>, quiet: bool) ->
 
 /// `copy` lies beside this program; what else has that name on PATH is somebody else's.
 fn copy_program() -> Result<PathBuf> {
-    let own = env::current_exe().and_then(fs::canonicalize).context(|| "find this program's own file")?;
+    let own = fs::canonicalize(crate::seal::place()?).context(|| "find this program's own file")?;
     let folder = own.parent().unwrap_or(Path::new("/"));
     let found = ["layerfs-copy", "copy"].map(|name| folder.join(name)).into_iter().find(|path| path.is_file());
     found.ok_or_else(|| {

@@ -34,7 +34,7 @@ use clap::Parser;
 use layerfs::error::{Context, Error, Kind, Result};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use crate::time;
+use crate::{seal, time};
 use arguments::{Arguments, Common, Handles, LogFormat, Verb};
 use instances::Instances;
 
@@ -89,7 +89,10 @@ fn carry_out(arguments: &Arguments) -> Result<i32> {
         Verb::State(id) => print(&instances.find(&id.id)?.state()),
         Verb::Kill(kill) => control::kill(&instances.find(&kill.id.id)?, kill).map(done),
         Verb::Delete(delete) => control::delete(&instances, delete).map(done),
-        Verb::Exec(exec) => join::exec(&instances.find(&exec.id.id)?, exec),
+        Verb::Exec(exec) => {
+            seal::ensure()?;
+            join::exec(&instances.find(&exec.id.id)?, exec)
+        }
         Verb::Ps(ps) => inspect::ps(&instances.find(&ps.id.id)?, ps),
         Verb::List(list) => inspect::list(&instances, list),
         Verb::Pause(id) => control::pause(&instances.find(&id.id)?).map(done),

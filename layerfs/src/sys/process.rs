@@ -177,6 +177,27 @@ pub fn execute(program: &CString, arguments: &[CString], environment: &[CString]
     io::Error::last_os_error()
 }
 
+/// Replaces this process by the program that an open file holds. Returns only on failure.
+pub fn execute_file(program: BorrowedFd<'_>, arguments: &[CString], environment: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+    };
+    let (argv, envp) = (pointers(arguments), pointers(environment));
+    // SAFETY: both arrays end with a null pointer, the path is a NUL-terminated constant, and all of them live until
+    // execveat returns or does not.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
+    }
+    io::Error::last_os_error()
+}
+
 /// Marks every descriptor from `first` on to be closed by `execve(2)` (Linux 5.11).
 ///
 /// # Errors

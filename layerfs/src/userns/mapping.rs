@@ -130,14 +130,29 @@ impl Mapping {
         made.map(OwnedFd::from)
     }
 
-    /// Gives these maps to the new user namespace of a process.
+    /// Gives these maps to the new user namespace of a process, by way of newuidmap and newgidmap where this process
+    /// itself may give no more than the one id of its own.
     ///
     /// # Errors
     /// They are refused: an id outside does not exist here, or this process has no right to it.
     pub fn write_to(&self, pid: i32) -> Result<()> {
-        for (file, map) in [("uid_map", &self.uids), ("gid_map", &self.gids)] {
+        let sides = [("uid_map", c"newuidmap", &self.uids), ("gid_map", c"newgidmap", &self.gids)];
+        for (file, helper, map) in sides {
             let text: String = map.iter().map(|r| format!("{} {} {}\n", r.container, r.host, r.size)).collect();
-            fs::write(format!("/proc/{pid}/{file}"), text).context(|| format!("write the {file} of a namespace"))?;
+            let write = || fs::write(format!("/proc/{pid}/{file}"), &text);
+            let written = match (write(), &map[..]) {
+                (Err(error), [IdRange { size: 1, .. }]) if is_refused(&error) && file == "gid_map" => {
+                    // Groups must be given up first (user_namespaces(7)).
+                    fs::write(format!("/proc/{pid}/setgroups"), "deny").and_then(|()| write())
+                }
+                (written, _) => written,
+            };
+            match written {
+                Err(error) if is_refused(&error) && !rustix::process::geteuid().is_root() => {
+                    super::map_by_helper(helper, pid, map)?;
+                }
+                written => written.context(|| format!("write the {file} of a namespace"))?,
+            }
         }
         Ok(())
     }
@@ -172,6 +187,10 @@ fn parse_map(text: &str) -> Vec<IdRange> {
         Some(IdRange { container: numbers.next()??, host: numbers.next()??, size: numbers.next()?? })
     };
     text.lines().filter_map(range).collect()
+}
+
+fn is_refused(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::PermissionDenied
 }
 
 fn outside(map: &[IdRange], id: u32) -> Option<u32> {

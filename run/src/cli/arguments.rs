@@ -269,6 +269,11 @@ impl CreateArguments {
         self.words.first().map_or("", String::as_str)
     }
 
+    /// Whether the container has a folder that others have too.
+    pub(super) fn shares_folders(&self) -> bool {
+        self.storage.volume.iter().chain(&self.storage.mount).any(|mount| matches!(mount, MountRequest::Bind { .. }))
+    }
+
     /// Where the ID is to be written.
     pub(super) fn cidfile(&self) -> Option<&PathBuf> {
         self.life.cidfile.as_ref()

@@ -13,12 +13,12 @@ use super::arguments::{CreateArguments, RunFlags, environment};
 use super::{Common, exit, for_each, note, out, parse, tell};
 use crate::command::{self, CommandOptions};
 use crate::monitor;
-use crate::options::{RunOptions, Streams};
+use crate::options::{MountRequest, RunOptions, Streams};
 use crate::prepare::{self, Caller, Prepared};
 use crate::session::{self, Attachment, Observer, Outcome};
 use crate::state::{Containers, Owner, Phase};
 use crate::terminal::DetachKeys;
-use crate::{pull, sweep};
+use crate::{pull, seal, sweep};
 
 /// Makes a container of an image and runs it.
 #[derive(Parser)]
@@ -44,6 +44,9 @@ pub(super) fn run(words: &[OsString]) -> i32 {
 }
 
 fn run_parsed(arguments: &Run) -> Result<i32> {
+    if arguments.create.shares_folders() {
+        seal::ensure()?;
+    }
     let options = arguments.create.options()?;
     let flags = &arguments.flags;
     let streams = options.process.streams;
@@ -225,6 +228,9 @@ pub(super) fn start(words: &[OsString]) -> i32 {
     let entered = prepare::store_root(arguments.common.store()).and_then(|root| {
         let first = Containers::below(&root).find(&arguments.containers[0]);
         let options = first.map(|container| container.record.options).unwrap_or_default();
+        if options.storage.mounts.iter().any(|mount| matches!(mount, MountRequest::Bind { .. })) {
+            seal::ensure()?;
+        }
         Caller::enter_for(arguments.common.store(), &options, note)
     });
     let caller = match entered {
@@ -318,6 +324,7 @@ pub(super) fn exec(words: &[OsString]) -> i32 {
         Err(code) => return code,
     };
     let ran = (|| {
+        seal::ensure()?;
         // No namespace of our own is entered: the container's is joined from outside it, as its owner.
         let containers = Containers::below(&prepare::store_root(arguments.common.store())?);
         let container = containers.find(&arguments.words[0])?;

@@ -1,10 +1,10 @@
 //! A container that was made, and one that runs.
 
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::sys::process::{self as sys, Child};
+use layerfs::userns::{IdRange, Mapping};
 use oci_spec::runtime::{LinuxIdMapping, Spec};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -305,21 +305,21 @@ pub(crate) fn converse(
     Ok(Ok(Waiting { process, channel, terminal, notes }))
 }
 
+/// Gives the new user namespace of a process its ids.
 fn write_id_maps(pid: i32, spec: Option<&Spec>) -> Result<()> {
     let linux = spec.and_then(|spec| spec.linux().as_ref());
-    let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
-    let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
-    write_maps(pid, uids, gids).map_err(|error| {
-        error.hint("each host id of linux.uidMappings and gidMappings must exist in the caller's own namespace")
+    let map = |maps: Option<&[LinuxIdMapping]>| {
+        let range = |m: &LinuxIdMapping| IdRange { container: m.container_id(), host: m.host_id(), size: m.size() };
+        maps.unwrap_or_default().iter().map(range).collect()
+    };
+    let mapping = Mapping {
+        uids: map(linux.and_then(|linux| linux.uid_mappings().as_deref())),
+        gids: map(linux.and_then(|linux| linux.gid_mappings().as_deref())),
+    };
+    mapping.write_to(pid).map_err(|error| match error.advice() {
+        Some(_) => error,
+        None => {
+            error.hint("each host id of linux.uidMappings and gidMappings must exist in the caller's own namespace")
+        }
     })
-}
-
-/// Gives the new user namespace of a process its ids.
-pub(crate) fn write_maps(pid: i32, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<()> {
-    let line = |map: &LinuxIdMapping| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size());
-    for (file, maps) in [("uid_map", uids), ("gid_map", gids)] {
-        let text: String = maps.iter().map(line).collect();
-        fs::write(format!("/proc/{pid}/{file}"), text).context(|| format!("write the container's {file}"))?;
-    }
-    Ok(())
 }

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::userns::Mapping;
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, Mount, Process, Spec};
 
 use super::arguments::{CgroupManager, Create, Handles};
 use super::in_engines_words;
 use crate::cgroup::{self, Presence, Request, Unit};
 use crate::launch::{Created, Identity, Io, Launch, Rootfs, create};
+use crate::seal;
 use crate::spec::default_device_rules;
 
 /// Largest `config.json` that is read, in bytes.
@@ -36,6 +37,9 @@ impl Bundle {
     pub(super) fn read(create: &Create, cgroups: CgroupManager) -> Result<Self> {
         let folder = fs::canonicalize(&create.bundle).at("open bundle", &create.bundle)?;
         let mut spec = read_spec(&folder.join(&create.config))?;
+        if shares_folders(&spec, &folder) {
+            seal::ensure()?;
+        }
         let root = spec.root().as_ref().map(|root| folder.join(root.path()));
         let root =
             root.ok_or_else(|| Error::new(Kind::Invalid, format!("`{}` names no root", create.config.display())))?;
@@ -99,6 +103,17 @@ pub(super) fn read_spec(path: &Path) -> Result<Spec> {
         return Err(Error::new(Kind::Limit, format!("`{}` has {size} bytes", path.display())));
     }
     crate::spec::read(&fs::read(path).at("read", path)?).at("read", path)
+}
+
+/// Whether the container has a folder of the host that it and others may write to.
+fn shares_folders(spec: &Spec, bundle: &Path) -> bool {
+    let has =
+        |mount: &Mount, words: &[&str]| mount.options().iter().flatten().any(|option| words.contains(&option.as_str()));
+    spec.mounts().iter().flatten().any(|mount| {
+        let is_bind = mount.typ().as_deref() == Some("bind") || has(mount, &["bind", "rbind"]);
+        let is_folder = || mount.source().as_ref().is_some_and(|source| bundle.join(source).is_dir());
+        is_bind && !has(mount, &["ro", "rro"]) && is_folder()
+    })
 }
 
 /// Where the container is counted, and what it may use.
