@@ -5,6 +5,7 @@ mod containerd;
 mod docker;
 mod like_docker;
 mod podman;
+mod rootless;
 mod swarm;
 
 use std::fs;

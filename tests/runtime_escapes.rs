@@ -99,6 +99,34 @@ fn cve_2019_5736_the_runtime_as_the_program() {
 }
 
 #[test]
+fn cve_2019_5736_the_runtimes_own_program_is_sealed() {
+    // Somebody who shares a volume can swap the program for a link to ours after it was looked at. What is then held of
+    // ours, by a descriptor that outlives it, cannot be written to.
+    let Some(trap) = Trap::set("echo up; sleep 1000", |spec, dir| {
+        let shared = dir.join("shared");
+        fs::create_dir(&shared).expect("a folder in our folder");
+        mount(spec, json!({"destination": "/shared", "type": "bind", "source": shared, "options": ["bind"]}));
+    }) else {
+        return;
+    };
+    // One that nobody else executes: a program that runs is busy for whoever would write to it.
+    let program = trap.dir.path().join("layerfs-runtime");
+    fs::copy(machine::programs().join("layerfs-runtime"), &program).expect("a file in our folder");
+    let before = Digest::of(&fs::read(&program).expect("our program"));
+    let runtime = || Call::new(&program).arg("--root").arg(trap.bundle.join("state"));
+    let mut running = runtime().args(["run", &trap.id()]).dir(&trap.bundle).start();
+    running.wait_for_stdout("up");
+    let held = rustix::fs::open(format!("/proc/{}/exe", running.pid()), rustix::fs::OFlags::PATH, Mode::empty());
+    let held = held.expect("it runs");
+    runtime().args(["delete", "--force", &trap.id()]).output();
+    running.wait();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
+    let error = fs::OpenOptions::new().write(true).open(path).expect_err("it is sealed");
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem, "{error}");
+    assert_eq!(Digest::of(&fs::read(&program).expect("our program")), before);
+}
+
+#[test]
 fn cve_2021_30465_a_mount_target_that_changes() {
     let Some(trap) = Trap::set("true", |spec, dir| {
         mount(
