@@ -2,7 +2,7 @@
 
 mod buildah;
 mod containerd;
-mod docker;
+pub(crate) mod docker;
 mod like_docker;
 mod podman;
 mod rootless;

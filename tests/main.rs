@@ -6,6 +6,7 @@
 mod harness;
 
 mod bad_input;
+mod chroot;
 mod conformance_suite;
 mod control_groups;
 mod copy_peers;

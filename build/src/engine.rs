@@ -16,13 +16,14 @@ use run::step::Server;
 use crate::cache::{self, Records, Shared};
 use crate::dockerfile::ast::{Dockerfile, Warning};
 use crate::dockerfile::{ParseError, lint};
+use crate::exec::chroot::Trees;
 use crate::exec::copy_add::Clock;
 use crate::exec::run_step::{Runner, Settings};
 use crate::fetch::{self, Fetcher};
 use crate::foreign;
 use crate::graph::{self, BaseImage, Configs, Graph, Plan};
 use crate::images;
-use crate::options::{BuildOptions, Call};
+use crate::options::{BuildOptions, Call, Isolation};
 use crate::output::{self, Assembled};
 use crate::progress::{End, Progress};
 use crate::schedule::{self, Cancel, Engine, StageResult};
@@ -57,14 +58,14 @@ pub(crate) struct Made {
     pub(crate) result: StageResult,
 }
 
-/// Builds what `options` say. `server` was forked before this process had threads.
+/// Builds what `options` say. `server` was forked before this process had threads; isolation by chroot needs none.
 ///
 /// # Errors
 /// The Dockerfile is wrong, something it needs is missing, a step failed (`Kind::Exit` with its own code), or the
 /// result cannot be written. The store then holds the layers of the steps that were done, for the next build.
 pub fn build(
     store: &Store,
-    server: Arc<Server>,
+    server: Option<Arc<Server>>,
     host: HostFacts,
     options: &BuildOptions,
     progress: &Progress,
@@ -72,7 +73,9 @@ pub fn build(
 ) -> Result<Outcome> {
     // Nothing that is made here is collected before it has a name.
     let _pin = store.pin()?;
-    cancel.covers(&server);
+    if let Some(server) = &server {
+        cancel.covers(server);
+    }
     let settings = fetch::Settings {
         verify: options.registry.source.tls_verify != Some(false),
         retries: options.registry.retries,
@@ -128,6 +131,7 @@ pub fn build(
         contexts: inputs.contexts(store, options, path.as_deref())?,
         images,
         runner: Runner::new(store, server, host, settings)?,
+        plain: (options.isolation == Isolation::Chroot).then(Trees::default),
         fetcher,
         clock: Clock { now: crate::time::now(), clamp },
         backend: options.backend.backend(),

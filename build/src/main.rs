@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use build::cli::{self, Command, ContextArgument, Invocation, Surroundings};
 use build::fetch::{Arrived, read_context};
-use build::options::DockerfileSource;
+use build::options::{BuildOptions, DockerfileSource, Isolation};
 use build::progress::{Progress, Style};
-use build::{Built, Cancel, Outcome};
+use build::{Built, Cancel, GIVEN_UP, Outcome};
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::store::{Store, TempDir};
 use layerfs::sys::process::unshare_namespaces;
@@ -37,6 +37,11 @@ fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     if run::fuse::is_called(&words) {
         return ExitCode::from(u8::try_from(run::fuse::main(&words)).unwrap_or(1));
+    }
+    if build::enters_tree(&words) {
+        let (code, why) = build::enter_tree(&words);
+        let _ = writeln!(io::stderr(), "build: {why}");
+        return ExitCode::from(code);
     }
     std::panic::set_hook(Box::new(|info| {
         let _ = writeln!(io::stderr(), "build: a bug: {info}");
@@ -98,14 +103,17 @@ fn print(text: &str) -> Result<ExitCode> {
 /// step server while there is one thread, and only then threads.
 fn run(mut invocation: Invocation) -> Result<ExitCode> {
     invocation.options.registry.before_namespace()?;
-    let entered = userns::enter()?;
+    let entered = enter(&mut invocation.options)?;
     invocation.options.registry.real_uid = entered.rootless.then_some(entered.real_uid);
-    own_mounts(&entered)?;
     if let Some(warning) = &entered.single_id {
         let _ = writeln!(io::stderr(), "warning: {warning}");
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let server = Arc::new(run::step::fork_server()?);
+    // Without namespaces there is nothing for it to do, and where there are none it may not even be forked (`clone3`).
+    let server = match invocation.options.isolation {
+        Isolation::Chroot => None,
+        _ => Some(Arc::new(run::step::fork_server()?)),
+    };
     let signals = Signals::block().context(|| "take over the signals")?;
     let root = match &invocation.store {
         Some(root) => root.clone(),
@@ -137,6 +145,30 @@ fn run(mut invocation: Invocation) -> Result<ExitCode> {
     }
 }
 
+/// Enters the namespaces of this build, or settles on doing without: only root can, for whom `chroot` is left.
+fn enter(options: &mut BuildOptions) -> Result<Entered> {
+    let root = rustix::process::geteuid().is_root();
+    if options.isolation == Isolation::Chroot {
+        if !root {
+            return Err(Error::new(Kind::Usage, "--isolation chroot needs root")
+                .hint("an ordinary user's builds are isolated by namespaces"));
+        }
+        return userns::enter();
+    }
+    let entered = userns::enter()?;
+    match own_mounts(&entered) {
+        Ok(()) => options.isolation = Isolation::Namespaces,
+        Err(_) if root && options.isolation == Isolation::Auto => {
+            options.isolation = Isolation::Chroot;
+            if options.progress != Style::Quiet {
+                let _ = writeln!(io::stderr(), "note: {GIVEN_UP}");
+            }
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(entered)
+}
+
 /// Mounts of root's builds stay out of the machine's mount namespace, so that none is left behind whatever happens.
 /// Everybody else is in a namespace of their own already.
 fn own_mounts(entered: &Entered) -> Result<()> {
@@ -144,8 +176,10 @@ fn own_mounts(entered: &Entered) -> Result<()> {
         return Ok(());
     }
     unshare_namespaces(NEW_MOUNTS).context(|| "make a mount namespace").map_err(|error| {
-        error
-            .hint("the container this runs in does not allow mounts: give it CAP_SYS_ADMIN, or run as an ordinary user")
+        error.hint(
+            "the container this runs in does not allow mounts: give it CAP_SYS_ADMIN, run as an ordinary user, or take \
+             --isolation chroot",
+        )
     })?;
     let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", flags).context(|| "keep mounts to this process")

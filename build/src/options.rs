@@ -70,6 +70,8 @@ pub struct BuildOptions {
     pub registry: copy::Options,
     /// Limits, devices, capabilities and mounts of `RUN` steps.
     pub steps: RunOptions,
+    /// How steps are kept apart from the machine.
+    pub isolation: Isolation,
     /// Who unites layers.
     pub backend: run::options::MountBackend,
 }
@@ -105,6 +107,7 @@ impl BuildOptions {
             epoch: None,
             registry: copy::Options::default(),
             steps: RunOptions::default(),
+            isolation: Isolation::Auto,
             backend: run::options::MountBackend::Auto,
         }
     }
@@ -186,6 +189,17 @@ pub enum DockerfileSource {
     File(PathBuf),
     /// These bytes, from standard input.
     Bytes(Vec<u8>),
+}
+
+/// How steps are kept apart from the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// By namespaces where they are allowed, else by chroot.
+    Auto,
+    /// By namespaces.
+    Namespaces,
+    /// By chroot alone.
+    Chroot,
 }
 
 /// What is not looked up in the cache.

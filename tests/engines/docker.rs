@@ -9,7 +9,7 @@ use crate::harness::call::Running;
 use crate::harness::{Actor, Call, peers};
 
 /// A daemon with a state of its own, whose containers this runtime makes.
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     process: Running,
     socket: String,
     home: PathBuf,
@@ -17,7 +17,7 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// Starts one in this folder. `through` is a command line to start it by.
-    pub(super) fn start(home: &Path, through: &[String], more: &[&str]) -> Option<Self> {
+    pub(crate) fn start(home: &Path, through: &[String], more: &[&str]) -> Option<Self> {
         fs::create_dir_all(home).expect("a folder in our folder");
         let at = |name: &str| home.join(name).display().to_string();
         let socket = format!("unix://{}", at("socket"));
@@ -38,7 +38,7 @@ impl Daemon {
         Some(Self { process, socket, home: home.to_owned() })
     }
 
-    pub(super) fn docker<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(&self, args: I) -> Call {
+    pub(crate) fn docker<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(&self, args: I) -> Call {
         let docker = peers::call("docker", &self.home).expect("dockerd is there, so is docker");
         docker.env("DOCKER_HOST", &self.socket).args(args)
     }

@@ -188,6 +188,9 @@ pub(super) struct Flags {
     /// A resource limit of RUN steps: NAME=SOFT[:HARD]
     #[arg(long, value_name = "SPEC")]
     pub(super) ulimit: Vec<String>,
+    /// How RUN steps are kept apart from the machine [default: auto]
+    #[arg(long, value_name = "auto|namespaces|chroot")]
+    pub(super) isolation: Option<String>,
     /// Who unites layers: the kernel, a server of our own, or whichever works [default: auto]
     #[arg(long, value_name = "auto|overlay|fuse")]
     pub(super) mount_backend: Option<String>,

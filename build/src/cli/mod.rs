@@ -17,7 +17,9 @@ use layerfs::oci::Platform;
 use crate::dockerfile::ast::Network;
 use crate::dockerfile::remote::Remote;
 use crate::graph;
-use crate::options::{Annotation, BuildOptions, Call, DockerfileSource, Form, NoCache, Pull, Secret, default_jobs};
+use crate::options::{
+    Annotation, BuildOptions, Call, DockerfileSource, Form, Isolation, NoCache, Pull, Secret, default_jobs,
+};
 use crate::output::Output;
 use crate::progress::Style;
 use flags::Flags;
@@ -225,6 +227,7 @@ fn convert(flags: Flags, surroundings: &Surroundings<'_>) -> Result<Invocation> 
         epoch,
         registry,
         steps: values::steps(&flags)?,
+        isolation: isolation(flags.isolation.as_deref())?,
         backend: flags.mount_backend.as_deref().map(run::options::mount_backend).transpose()?.unwrap_or_default(),
         ..BuildOptions::new(PathBuf::new(), platform)
     };
@@ -318,6 +321,17 @@ fn network(text: Option<&str>) -> Result<Network> {
         "host" => Ok(Network::Host),
         other => Err(Error::new(Kind::Usage, format!("--network {other} is not built yet"))
             .hint("there are default, none and host")),
+    }
+}
+
+/// Buildah's words and docker's are taken too.
+fn isolation(text: Option<&str>) -> Result<Isolation> {
+    match text.unwrap_or("auto") {
+        "" | "auto" | "default" => Ok(Isolation::Auto),
+        "namespaces" | "oci" | "rootless" => Ok(Isolation::Namespaces),
+        "chroot" => Ok(Isolation::Chroot),
+        other => Err(Error::new(Kind::Usage, format!("--isolation {other} is not known"))
+            .hint("there are auto, namespaces and chroot")),
     }
 }
 

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use layerfs::error::{Error, Kind, Result};
 
 /// Flags without a word of advice, sorted.
-const NOT_YET: [&str; 29] = [
+const NOT_YET: [&str; 28] = [
     "all-platforms",
     "attest",
     "blkio-weight",
@@ -23,7 +23,6 @@ const NOT_YET: [&str; 29] = [
     "hooks-dir",
     "inherit-labels",
     "ipc",
-    "isolation",
     "logfile",
     "logsplit",
     "no-hostname",

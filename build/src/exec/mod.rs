@@ -1,5 +1,6 @@
 //! Carrying steps out.
 
+pub(crate) mod chroot;
 pub(crate) mod copy_add;
 pub(crate) mod identity;
 pub(crate) mod placement;

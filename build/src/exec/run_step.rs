@@ -34,12 +34,12 @@ use crate::options::Secret;
 use crate::progress::{Progress, StepId, Stream};
 use crate::schedule::{Engine, Origins, Stack};
 
-pub(crate) use mounts::{Resolved, resolve_mounts};
+pub(crate) use mounts::{Made, Resolved, resolve_mounts};
 use network::Networks;
 
 /// What all `RUN` steps of a build share.
 pub(crate) struct Runner<'a> {
-    server: Arc<Server>,
+    server: Option<Arc<Server>>,
     host: HostFacts,
     networks: Networks,
     secrets: &'a [Secret],
@@ -61,7 +61,12 @@ impl<'a> Runner<'a> {
     ///
     /// # Errors
     /// The store cannot be written.
-    pub(crate) fn new(store: &Store, server: Arc<Server>, host: HostFacts, settings: Settings<'a>) -> Result<Self> {
+    pub(crate) fn new(
+        store: &Store,
+        server: Option<Arc<Server>>,
+        host: HostFacts,
+        settings: Settings<'a>,
+    ) -> Result<Self> {
         let scratch = store.new_temp_dir()?;
         for name in ["empty", "network"] {
             let path = scratch.path().join(name);
@@ -96,6 +101,42 @@ pub(crate) fn describe(key: KeyBuilder, run: &Run, mounts: &[Resolved]) -> KeyBu
         .with_all("mount", mounts.iter().map(Resolved::describe))
 }
 
+/// What a step sees besides its stage's files.
+pub(crate) struct Parts {
+    /// Files of ours, and where they are seen.
+    pub(crate) files: Vec<(PathBuf, PathBuf)>,
+    /// What `--mount` asks for.
+    pub(crate) made: Made,
+    /// Its network.
+    namespace: NetworkNamespace,
+}
+
+/// Makes ready, in `dir`, what a step sees besides its stage's files.
+///
+/// # Errors
+/// Something it asks for is not there.
+pub(crate) fn parts(
+    engine: &Engine<'_>,
+    run: &Run,
+    network: crate::dockerfile::ast::Network,
+    mounts: &[Resolved],
+    origins: &Origins<'_>,
+    dir: &Path,
+) -> Result<Parts> {
+    let connection = engine.runner.networks.connect(network, engine.progress)?;
+    let files_dir = dir.join("etc");
+    std::fs::create_dir(&files_dir).at("create", &files_dir)?;
+    let mut files = connection.files(&run.hosts, &files_dir)?;
+    if let Some((name, content)) = &run.script {
+        let path = dir.join("script");
+        std::fs::write(&path, content).at("write", &path)?;
+        set_mode(&path, 0o755)?;
+        files.push((path, Path::new("/dev/pipes").join(name)));
+    }
+    let made = mounts::make(engine, origins, mounts, dir)?;
+    Ok(Parts { files, made, namespace: connection.namespace })
+}
+
 /// Runs the step; gives its layer, or `None` where it changed nothing.
 ///
 /// # Errors
@@ -108,6 +149,9 @@ pub(crate) fn run(
     origins: &Origins<'_>,
     step: StepId,
 ) -> Result<Option<Layer>> {
+    if let Some(trees) = &engine.plain {
+        return super::chroot::run(engine, trees, run, mounts, stack, origins, step);
+    }
     let (store, runner) = (engine.store, &engine.runner);
     let lowers = stack.lowers(store)?;
     let view = MergedView::new(&lowers.dirs);
@@ -115,32 +159,23 @@ pub(crate) fn run(
     let upper = prepare_upper(&lowers, dir.path())?;
     let upper_dir = upper.dir.clone();
 
-    let connection = runner.networks.connect(run.network, engine.progress)?;
     let user = find_user(&view, &run.user)?;
-    let files_dir = dir.path().join("etc");
-    std::fs::create_dir(&files_dir).at("create", &files_dir)?;
-    let mut files = connection.files(&run.hosts, &files_dir)?;
-    if let Some((name, content)) = &run.script {
-        let path = dir.path().join("script");
-        std::fs::write(&path, content).at("write", &path)?;
-        set_mode(&path, 0o755)?;
-        files.push((path, Path::new("/dev/pipes").join(name)));
-    }
-    let made = mounts::make(engine, origins, mounts, dir.path())?;
+    let Parts { files, made, namespace } = parts(engine, run, run.network, mounts, origins, dir.path())?;
 
     let mut config = ImageConfig::scratch(&Platform::host());
     config.set_strings("Cmd", Some(&run.args));
     config.set_text("WorkingDir", &run.cwd);
     let mut options = runner.steps.clone();
     options.isolation.privileged = run.insecure;
-    options.network.hostname = (connection.namespace != NetworkNamespace::Host).then(|| network::HOSTNAME.to_owned());
+    options.network.hostname = (namespace != NetworkNamespace::Host).then(|| network::HOSTNAME.to_owned());
     let id = layerfs::digest::Digest::of(dir.path().as_os_str().as_encoded_bytes()).hex();
     let home = user.home.clone();
     let root = user.uid == 0;
-    let place = Place { id, user, network: connection.namespace.clone(), files, ..Place::default() };
+    let place = Place { id, user, network: namespace, files, ..Place::default() };
     let mut spec = run::spec::for_container(&config, &options, &runner.host, &place)?;
     if let Some(process) = spec.process_mut() {
-        process.set_env(Some(environment(run, &made.environment, &home)));
+        let env = environment(run, &made.environment, &home);
+        process.set_env(Some(env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()));
         if let Some(capabilities) = process.capabilities().clone() {
             process.set_capabilities(Some(allow_as_docker(capabilities, root)));
         }
@@ -170,7 +205,7 @@ pub(crate) fn run(
 
 /// The variables of a step: its own and no others but `HOME`. What tells a container from a machine would end up in
 /// what is built.
-fn environment(run: &Run, secrets: &[(String, String)], home: &str) -> Vec<String> {
+pub(crate) fn environment(run: &Run, secrets: &[(String, String)], home: &str) -> Vec<(String, String)> {
     let mut variables = Variables::default();
     for (name, value) in run.proxies.iter().chain(secrets).chain(&run.env) {
         variables.set(name, value);
@@ -178,7 +213,7 @@ fn environment(run: &Run, secrets: &[(String, String)], home: &str) -> Vec<Strin
     if variables.get("HOME").is_none() {
         variables.set("HOME", home);
     }
-    variables.strings()
+    variables.pairs().to_vec()
 }
 
 /// What docker's builds may do and podman's containers may not: package scripts make device nodes, raw sockets and audit
@@ -198,7 +233,7 @@ fn allow_as_docker(mut capabilities: LinuxCapabilities, root: bool) -> LinuxCapa
     capabilities
 }
 
-fn describe_exit(run: &Run, code: i32) -> String {
+pub(crate) fn describe_exit(run: &Run, code: i32) -> String {
     let command = match run.args.last() {
         Some(text) if run.args.len() == 3 && run.args[1] == "-c" => text.clone(),
         _ => run.args.join(" "),
@@ -211,7 +246,7 @@ fn describe_exit(run: &Run, code: i32) -> String {
     }
 }
 
-fn find_user(view: &MergedView, text: &str) -> Result<user::User> {
+pub(crate) fn find_user(view: &MergedView, text: &str) -> Result<user::User> {
     let read = |path: &str| Ok::<_, Error>(view.read(path, user::FILE_MAX)?.unwrap_or_default());
     user::resolve(text, &read("/etc/passwd")?, &read("/etc/group")?, &[])
 }
@@ -224,6 +259,8 @@ fn execute(
     progress: &Progress,
     step: StepId,
 ) -> Result<i32> {
+    let none = || Error::new(Kind::Interrupted, "there is nobody to launch steps");
+    let server = runner.server.as_ref().ok_or_else(none)?;
     let stdin: OwnedFd = File::open("/dev/null").at("open", "/dev/null")?.into();
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context(|| "make a pipe");
     let ((out, stdout), (err, stderr)) = (pipe()?, pipe()?);
@@ -231,7 +268,7 @@ fn execute(
         for (stream, source) in [(Stream::Out, out), (Stream::Err, err)] {
             scope.spawn(move || pass_on(progress, step, stream, source));
         }
-        let ended = runner.server.run(StepRequest { spec, rootfs, stdin, stdout, stderr });
+        let ended = server.run(StepRequest { spec, rootfs, stdin, stdout, stderr });
         match ended {
             Ok(ended) => {
                 for note in ended.notes {
@@ -260,7 +297,7 @@ fn program_error(code: i32, error: Error) -> Error {
     }
 }
 
-fn pass_on(progress: &Progress, step: StepId, stream: Stream, source: OwnedFd) {
+pub(crate) fn pass_on(progress: &Progress, step: StepId, stream: Stream, source: OwnedFd) {
     let mut source = File::from(source);
     let mut buffer = vec![0; 64 << 10];
     loop {

@@ -1,5 +1,6 @@
 //! A folder that files are copied from, as if it were `/`.
 
+use std::any::Any;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,8 +20,10 @@ pub struct Tree {
     label: String,
     root: PathBuf,
     ignore: Ignore,
-    /// Keeps a mount alive that `root` leads into.
-    mount: Option<OwnedFd>,
+    /// These are files of layers.
+    image: bool,
+    /// Keeps alive what `root` leads into.
+    _held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// What a path leads to.
@@ -35,19 +38,24 @@ pub struct Node {
 impl Tree {
     /// The tree of a folder, without what `ignore` says.
     pub fn new(label: impl Into<String>, root: PathBuf, ignore: Ignore) -> Self {
-        Self { label: label.into(), root, ignore, mount: None }
+        Self { label: label.into(), root, ignore, image: false, _held: None }
     }
 
     /// The tree of a mount that is attached nowhere.
     pub fn of_mount(label: impl Into<String>, mount: OwnedFd) -> Self {
         use std::os::fd::AsRawFd;
         let root = PathBuf::from(format!("/proc/self/fd/{}/", mount.as_raw_fd()));
-        Self { label: label.into(), root, ignore: Ignore::default(), mount: Some(mount) }
+        Self::of_layers(label, root, Box::new(mount))
+    }
+
+    /// The tree of layers that lie at `root` as long as `held` lives.
+    pub fn of_layers(label: impl Into<String>, root: PathBuf, held: Box<dyn Any + Send + Sync>) -> Self {
+        Self { label: label.into(), root, ignore: Ignore::default(), image: true, _held: Some(held) }
     }
 
     /// Whether these are the files of a stage or image, whose owners and attributes mean something.
     pub fn is_image(&self) -> bool {
-        self.mount.is_some()
+        self.image
     }
 
     /// What messages call it.
@@ -137,7 +145,7 @@ impl Tree {
             )),
             _ => match self.nearest(&clean) {
                 Some(name) => error.hint(format!("there is `{name}`")),
-                None if self.mount.is_none() => error.hint(format!("paths are taken from `{}`", self.root.display())),
+                None if !self.image => error.hint(format!("paths are taken from `{}`", self.root.display())),
                 None => error.hint("paths are taken from that stage's root"),
             },
         }

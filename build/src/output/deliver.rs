@@ -222,18 +222,7 @@ impl Delivery<'_> {
 
     /// The image's files.
     fn tree(&self, result: &StageResult) -> Result<Tree> {
-        let lowers = result.stack.lowers(self.engine.store)?;
-        if lowers.dirs.is_empty() {
-            let nothing = self.engine.runner.empty_folder();
-            return Ok(Tree::new("the image", nothing, crate::ignore::Ignore::default()));
-        }
-        let plan = layerfs::mount::MountPlan {
-            lowers: lowers.dirs,
-            upper: None,
-            volatile: false,
-            backend: self.engine.backend.clone(),
-        };
-        Ok(Tree::of_mount("the image", layerfs::mount::mount_layers(&plan)?))
+        self.engine.tree("the image".to_owned(), &result.stack)
     }
 }
 

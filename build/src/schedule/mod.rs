@@ -21,6 +21,7 @@ use run::step::Server;
 
 use crate::cache::{Key, Outcome, Records, Shared, Used};
 use crate::dockerfile::source::Source;
+use crate::exec::chroot::Trees;
 use crate::exec::copy_add::Clock;
 use crate::exec::run_step::Runner;
 use crate::fetch::Fetcher;
@@ -55,6 +56,8 @@ pub(crate) struct Engine<'a> {
     pub(crate) contexts: HashMap<Option<String>, Context>,
     pub(crate) images: HashMap<BaseImage, Image>,
     pub(crate) runner: Runner<'a>,
+    /// Plain trees in place of mounts, where there are none.
+    pub(crate) plain: Option<Trees>,
     pub(crate) fetcher: Fetcher<'a>,
     pub(crate) clock: Clock,
     /// Who unites layers.
@@ -118,6 +121,25 @@ impl Cancel {
 }
 
 impl Engine<'_> {
+    /// The files of layers, mounted or laid down for as long as the tree lives.
+    pub(crate) fn tree(&self, label: String, stack: &Stack) -> Result<Tree> {
+        let lowers = stack.lowers(self.store)?;
+        if lowers.dirs.is_empty() {
+            return Ok(Tree::new(label, self.runner.empty_folder(), crate::ignore::Ignore::default()));
+        }
+        if let Some(trees) = &self.plain {
+            let lent = trees.lend(self.store, stack)?;
+            return Ok(Tree::of_layers(label, lent.root(), Box::new(lent)));
+        }
+        let plan = layerfs::mount::MountPlan {
+            lowers: lowers.dirs,
+            upper: None,
+            volatile: false,
+            backend: self.backend.clone(),
+        };
+        Ok(Tree::of_mount(label, layerfs::mount::mount_layers(&plan)?))
+    }
+
     /// The results of these stages, or of all, each once, in the order they were there.
     pub(crate) fn used_by(&self, stages: Option<&[usize]>) -> Vec<Used> {
         let used = self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -227,20 +249,9 @@ impl<'a> Origins<'a> {
         }
     }
 
-    /// The files of layers, mounted for as long as the tree lives.
+    /// The files of layers, there for as long as the tree lives.
     pub(crate) fn mount(&self, origin: &Origin, stack: &Stack) -> Result<Tree> {
-        let lowers = stack.lowers(self.engine.store)?;
-        if lowers.dirs.is_empty() {
-            let nothing = self.engine.runner.empty_folder().to_owned();
-            return Ok(Tree::new(self.label(origin), nothing, crate::ignore::Ignore::default()));
-        }
-        let plan = layerfs::mount::MountPlan {
-            lowers: lowers.dirs,
-            upper: None,
-            volatile: false,
-            backend: self.engine.backend.clone(),
-        };
-        Ok(Tree::of_mount(self.label(origin), layerfs::mount::mount_layers(&plan)?))
+        self.engine.tree(self.label(origin), stack)
     }
 
     /// A stage's own files so far.

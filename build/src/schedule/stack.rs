@@ -24,6 +24,11 @@ impl Stack {
         self.0.push((Descriptor::new(media_type::OCI_LAYER, layer.diff_id.0, layer.size), layer.diff_id));
     }
 
+    /// The lowest `count` layers.
+    pub(crate) fn lowest(&self, count: usize) -> Self {
+        Self(self.0.iter().take(count).cloned().collect())
+    }
+
     /// Puts one layer in the place of all above the lowest `below`.
     pub(crate) fn replace_above(&mut self, below: usize, layer: Layer) {
         self.0.truncate(below);

@@ -49,7 +49,8 @@ pub struct Written {
 /// (`redirect_dir`, `metacopy`).
 pub fn diff<W: Write>(root: &Path, out: W, options: &DiffOptions) -> Result<(W, Written)> {
     let mut walk = Walk { options, out: TarWriter::new(out), links: HashMap::new(), written: Written::default() };
-    walk.children(root, &[], false)?;
+    let whiteouts = attributes(root)?.xattr_whiteouts;
+    walk.children(root, &[], whiteouts)?;
     if options.normalise {
         let metadata = fs::symlink_metadata(root).at("look at", root)?;
         walk.normalise(root, &metadata)?;

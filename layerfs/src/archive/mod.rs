@@ -26,5 +26,5 @@ pub use apply::{Applied, ApplyOptions, apply};
 pub use compress::{Compression, Compressor, decompress};
 pub use diff::{DiffOptions, diff};
 pub use limits::Limits;
-pub(crate) use whiteout::{OPAQUE_XATTR, is_opaque, unescape_xattr};
+pub(crate) use whiteout::{OPAQUE_XATTR, is_opaque, is_whiteout, make as make_whiteout, unescape_xattr};
 pub use write::TarWriter;

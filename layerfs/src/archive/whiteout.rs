@@ -3,7 +3,13 @@
 //! In an archive they are empty files with reserved names (image-spec, `layer.md`); on disk they have overlayfs's
 //! form with `userxattr`: a character device 0:0, and an attribute on an opaque folder.
 
+use std::fs::{File, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat};
+use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::get_xattr;
@@ -21,6 +27,8 @@ pub(crate) const OVERLAY: &[u8] = b"user.overlay.";
 const ESCAPED: &[u8] = b"user.overlay.overlay.";
 /// The attribute of an opaque folder.
 pub(crate) const OPAQUE_XATTR: &str = "user.overlay.opaque";
+/// The attribute of a whiteout that is a file.
+pub(crate) const WHITEOUT_XATTR: &str = "user.overlay.whiteout";
 /// What an owner, mode or device that cannot be stored is recorded in, as fuse-overlayfs and containers/storage do:
 /// `UID:GID:MODE[:TYPE[-MAJOR-MINOR]]`, mode in octal.
 pub(crate) const OVERRIDE_XATTR: &str = "user.containers.override_stat";
@@ -101,6 +109,48 @@ pub(crate) fn unescape_xattr(name: &[u8]) -> Option<Vec<u8>> {
         (None, true) => None,
         (None, false) => Some(name.to_vec()),
     }
+}
+
+/// Makes a whiteout as a file with an attribute, and tells so on its folder: for where no whiteout device can be made, as
+/// on an overlayfs (Linux 6.7, `overlayfs.rst`, "xwhiteouts"). The file must not be there.
+///
+/// # Errors
+/// It cannot be made.
+pub(crate) fn make_as_file(folder: &Path, name: &[u8]) -> Result<()> {
+    let path = folder.join(std::ffi::OsStr::from_bytes(name));
+    File::create_new(&path).at("create", &path)?;
+    let flags = XattrFlags::empty();
+    rustix::fs::lsetxattr(&path, WHITEOUT_XATTR, b"y", flags).at("mark", &path)?;
+    if !is_opaque(folder)? {
+        rustix::fs::setxattr(folder, OPAQUE_XATTR, b"x", flags).at("mark", folder)?;
+    }
+    Ok(())
+}
+
+/// Makes a whiteout of either form.
+///
+/// # Errors
+/// It cannot be made.
+pub(crate) fn make(path: &Path) -> Result<()> {
+    match mknodat(CWD, path, FileType::CharacterDevice, Mode::from_raw_mode(0), 0) {
+        Err(Errno::PERM) => {
+            let name = path.file_name().unwrap_or_default();
+            make_as_file(path.parent().unwrap_or(Path::new("/")), name.as_bytes())
+        }
+        result => result.at("create", path),
+    }
+}
+
+/// Whether a file on disk is a whiteout, in either form.
+///
+/// # Errors
+/// Its attributes cannot be read.
+pub(crate) fn is_whiteout(path: &Path, metadata: &Metadata) -> Result<bool> {
+    if metadata.file_type().is_char_device() {
+        return Ok(metadata.rdev() == 0);
+    }
+    let candidate = metadata.is_file() && metadata.len() == 0;
+    Ok(candidate && get_xattr(path, WHITEOUT_XATTR).at("read the attributes of", path)?.is_some())
 }
 
 /// Whether a folder on disk hides what is below it.

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
-use crate::archive::is_opaque;
+use crate::archive::{is_opaque, is_whiteout};
 use crate::error::{Context, Error, Kind, Result};
 
 /// A stack of layer folders. Symlinks are followed inside it, as if it were `/`.
@@ -152,7 +152,7 @@ impl MergedView {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 result => result.at("look at", &real)?,
             };
-            let whiteout = metadata.file_type().is_char_device() && metadata.rdev() == 0;
+            let whiteout = is_whiteout(&real, &metadata)?;
             if whiteout || (!metadata.is_dir() && found.is_some()) {
                 break;
             }

@@ -9,6 +9,7 @@
 pub(crate) mod check;
 mod commit;
 mod merged;
+pub mod plain;
 mod shim;
 mod unpack;
 

@@ -95,13 +95,25 @@ pub(crate) fn resolve_mounts(engine: &Engine<'_>, origins: &Origins<'_>, run: &R
 
 /// Mounts made ready for a step.
 #[derive(Default)]
-pub(super) struct Made {
+pub(crate) struct Made {
     /// For the container's specification.
     pub(super) mounts: Vec<SpecMount>,
     /// Secrets and sockets that the step finds by a variable.
     pub(super) environment: Vec<(String, String)>,
     /// Locks and mounts, until the step has ended.
     pub(super) held: Vec<Box<dyn Any>>,
+}
+
+impl Made {
+    /// What is mounted, as a container's specification has it.
+    pub(crate) fn mounts(&self) -> &[SpecMount] {
+        &self.mounts
+    }
+
+    /// The variables by which a step finds secrets and sockets.
+    pub(crate) fn environment(&self) -> &[(String, String)] {
+        &self.environment
+    }
 }
 
 /// Makes the mounts of a step ready, with what they need in `dir`.
@@ -183,6 +195,13 @@ fn attach_stack(
 ) -> Result<PathBuf> {
     let root = place.join("root");
     fs::create_dir_all(&root).at("create", &root)?;
+    if let Some(trees) = &engine.plain {
+        // The step may write into it, whatever it was allowed: nobody else gets it.
+        let tree = trees.take(engine.store, stack)?;
+        let root = tree.root();
+        held.push(Box::new(tree));
+        return Ok(root);
+    }
     let lowers = stack.lowers(engine.store)?;
     let upper = writable.then(|| prepare_upper(&lowers, place)).transpose()?;
     if lowers.dirs.is_empty() && upper.is_none() {
@@ -240,8 +259,11 @@ fn cache(
             }
         }
         match options.sharing {
-            Sharing::Shared => wait_for(engine, &lock, FlockOperation::NonBlockingLockShared)?,
-            Sharing::Locked => wait_for(engine, &lock, FlockOperation::NonBlockingLockExclusive)?,
+            // Where it is moved into the step's tree, only one can have it.
+            Sharing::Shared if engine.plain.is_none() => {
+                wait_for(engine, &lock, FlockOperation::NonBlockingLockShared)?;
+            }
+            Sharing::Shared | Sharing::Locked => wait_for(engine, &lock, FlockOperation::NonBlockingLockExclusive)?,
             // The first that nobody uses.
             Sharing::Private => match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
@@ -341,10 +363,12 @@ fn secret(engine: &Engine<'_>, options: &SecretMount, number: usize, place: &Pat
         // In memory, in a file system that only this process tree sees: nothing is left of it, whatever happens.
         let folder = place.join("secret");
         fs::create_dir_all(&folder).at("create", &folder)?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        rustix::mount::mount("secret", &folder, "tmpfs", flags, Some(c"mode=0700,size=16m"))
-            .at("mount a file system in memory on", &folder)?;
-        made.held.push(Box::new(Attached(folder.clone())));
+        if engine.plain.is_none() {
+            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+            rustix::mount::mount("secret", &folder, "tmpfs", flags, Some(c"mode=0700,size=16m"))
+                .at("mount a file system in memory on", &folder)?;
+            made.held.push(Box::new(Attached(folder.clone())));
+        }
         let file = folder.join(number.to_string());
         fs::write(&file, &secret.value).at("write", &file)?;
         let Permissions { mode, uid, gid } = options.permissions;

@@ -261,6 +261,12 @@ impl Extractor<'_> {
                     self.make_opaque(path)?;
                 }
             }
+            Err(Errno::PERM) => {
+                let itself = proc_path(folder.fd.as_fd(), None);
+                whiteout::make_as_file(Path::new(std::ffi::OsStr::from_bytes(itself.as_bytes())), hidden)?;
+                self.remember(&path)?;
+                self.whiteouts.insert(path);
+            }
             Err(errno) => return Err(errno).context(|| "make the whiteout"),
         }
         Ok(())
