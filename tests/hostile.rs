@@ -7,7 +7,7 @@ mod archive;
 mod attacks;
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -57,7 +57,7 @@ impl Place {
         self.dir.path().join("outdir")
     }
 
-    fn apply(&self, bytes: impl Read, limits: Limits) -> Result<Applied> {
+    fn apply(&self, bytes: impl BufRead, limits: Limits) -> Result<Applied> {
         let root = File::open(self.root()).expect("it was made");
         apply(bytes, root.as_fd(), &ApplyOptions { limits, ..ApplyOptions::default() })
     }
@@ -190,14 +190,14 @@ fn an_archive_that_grows_without_end_is_refused_by_its_limit() {
     // Nothing but zeros: an empty archive, and what follows it.
     let place = Place::new();
     let reader = decompress(Members::new(bomb(10 << 10))).expect("gzip");
-    let error = place.apply(reader, Limits::default().for_blob(packed)).expect_err("too much");
+    let error = place.apply(BufReader::new(reader), Limits::default().for_blob(packed)).expect_err("too much");
     assert_eq!(error.kind(), Kind::Limit);
     assert!(error.chain().contains("limit `bytes`"), "{}", error.chain());
     // A file of as many: what was written by then is no more than the limit.
     let limits = Limits { bytes: 64 << 20, ..Limits::default() };
     let header = compressed(&Tar::default().raw(b'0', b"f", b"", 7 << 30, b"").0);
     let reader = decompress(Members::new(std::iter::once(header).chain(bomb(7 << 10)))).expect("gzip");
-    let error = place.apply(reader, limits).expect_err("too much");
+    let error = place.apply(BufReader::new(reader), limits).expect_err("too much");
     assert!(error.chain().contains("limit `bytes`"), "{}", error.chain());
     assert!(fs::metadata(place.root().join("f")).expect("a part of it").len() <= 64 << 20);
     assert_memory();
@@ -230,17 +230,19 @@ fn a_great_many_entries_take_bounded_time_and_memory() {
         let place = Place::new();
         let entries = (0..times).map(entry).map(|tar| tar.0);
         let limits = Limits { entries: 2 * times as u64, ..Limits::default() };
-        let applied = place.apply(Members::new(entries), limits).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        let applied = place
+            .apply(BufReader::new(Members::new(entries)), limits)
+            .unwrap_or_else(|error| panic!("{name}: {error:?}"));
         assert!(applied.entries >= times as u64, "{name}");
     }
     let place = Place::new();
     let entries = (0..).map(|_| Tar::default().file("f", "").0);
     let limits = Limits { entries: 1000, ..Limits::default() };
-    let error = place.apply(Members::new(entries), limits).expect_err("no end");
+    let error = place.apply(BufReader::new(Members::new(entries)), limits).expect_err("no end");
     assert!(error.chain().contains("limit `entries` of 1000"), "{}", error.chain());
     let folders = (0..).map(|n| Tar::default().dir(&format!("{n}")).0);
     let limits = Limits { memory: 100_000, ..Limits::default() };
-    let error = place.apply(Members::new(folders), limits).expect_err("no end");
+    let error = place.apply(BufReader::new(Members::new(folders)), limits).expect_err("no end");
     assert!(error.chain().contains("limit `memory` of 100000"), "{}", error.chain());
     assert_memory();
 }

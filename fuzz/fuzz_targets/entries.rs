@@ -1,7 +1,7 @@
 //! Any bytes as a tar archive, read without a disk: however the bytes arrive, the entries are the same.
 #![no_main]
 
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 
 use layerfs::archive::Limits;
 use layerfs::archive::read::TarReader;
@@ -19,7 +19,7 @@ impl Read for Trickle<'_> {
 
 /// Everything a reader says about an archive, and whether it came to its end.
 fn read(source: impl Read, most: u64) -> (Vec<String>, bool) {
-    let mut reader = TarReader::new(source, &Limits { metadata: 1 << 16, ..Limits::default() });
+    let mut reader = TarReader::new(BufReader::new(source), &Limits { metadata: 1 << 16, ..Limits::default() });
     let mut seen = Vec::new();
     loop {
         match reader.next_entry() {

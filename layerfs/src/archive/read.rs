@@ -7,15 +7,13 @@
 //!
 //! Headers that are global to the archive (`g`) change nothing, as with the other tools for layers.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 
 use super::header::{BLOCK, Header, malformed, more_sparse, text};
 use super::limits::{Limits, exceeded};
 use super::pax::Extended;
 use super::sparse::{self, Map, MapReader, Runs};
 use crate::error::{Context, Error, Kind, Result};
-
-const BUFFER: usize = 1 << 20;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +73,8 @@ pub struct Entry {
 /// An archive being read.
 pub struct TarReader<R> {
     source: R,
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-    ended: bool,
+    /// Bytes at the front of the source's buffer that were given out already.
+    taken: usize,
     limits: Limits,
     /// Bytes that came from the source.
     read: u64,
@@ -97,12 +93,10 @@ struct Extensions {
     size: u64,
 }
 
-impl<R: Read> TarReader<R> {
+impl<R: BufRead> TarReader<R> {
     /// Begins to read `source`. Of `limits`, those on bytes, paths and metadata hold here.
     pub fn new(source: R, limits: &Limits) -> Self {
-        let limits = limits.clone();
-        let buffer = vec![0; BUFFER];
-        Self { source, buffer, start: 0, end: 0, ended: false, limits, read: 0, content: 0, padding: 0 }
+        Self { source, taken: 0, limits: limits.clone(), read: 0, content: 0, padding: 0 }
     }
 
     /// The next entry; `None` at the end of the archive. What was left of the content of the one before is skipped.
@@ -219,11 +213,12 @@ impl<R: Read> TarReader<R> {
         let mut skip = self.content + self.padding;
         (self.content, self.padding) = (0, 0);
         while skip > 0 {
-            if self.start == self.end && self.fill(1)? == 0 {
+            let available = self.available()? as u64;
+            if available == 0 {
                 return Err(truncated());
             }
-            let step = skip.min((self.end - self.start) as u64);
-            self.start += step as usize;
+            let step = skip.min(available);
+            self.take(step as usize)?;
             skip -= step;
         }
         Ok(())
@@ -245,13 +240,19 @@ impl<R: Read> TarReader<R> {
 
     /// The next block; `None` where the source ends, or ends in zeros that make no whole block.
     fn block(&mut self) -> Result<Option<[u8; BLOCK]>> {
-        let available = self.fill(BLOCK)?;
-        let bytes = &self.buffer[self.start..self.start + available.min(BLOCK)];
-        self.start += bytes.len();
-        match bytes.try_into() {
-            Ok(block) => Ok(Some(block)),
-            Err(_) if bytes.iter().all(|byte| *byte == 0) => Ok(None),
-            Err(_) => Err(truncated()),
+        let (mut block, mut filled) = ([0; BLOCK], 0);
+        while filled < BLOCK {
+            let size = self.available()?.min(BLOCK - filled);
+            if size == 0 {
+                break;
+            }
+            block[filled..filled + size].copy_from_slice(self.take(size)?);
+            filled += size;
+        }
+        match filled {
+            BLOCK => Ok(Some(block)),
+            _ if block == [0; BLOCK] => Ok(None),
+            _ => Err(truncated()),
         }
     }
 
@@ -300,14 +301,13 @@ impl<R: Read> TarReader<R> {
         if self.content == 0 {
             return Ok(&[]);
         }
-        if self.start == self.end && self.fill(1)? == 0 {
+        let available = self.available()? as u64;
+        if available == 0 {
             return Err(truncated());
         }
-        let size = self.content.min(most).min((self.end - self.start) as u64) as usize;
-        let piece = &self.buffer[self.start..self.start + size];
-        self.start += size;
-        self.content -= size as u64;
-        Ok(piece)
+        let size = self.content.min(most).min(available);
+        self.content -= size;
+        self.take(size as usize)
     }
 
     /// Reads what follows the end of the archive, so that the source has been read whole.
@@ -315,39 +315,34 @@ impl<R: Read> TarReader<R> {
     /// # Errors
     /// The source fails, or gives more than the limit.
     pub fn drain(mut self) -> Result<R> {
-        while !self.ended {
-            (self.start, self.end) = (0, 0);
-            self.fill(1)?;
-        }
-        Ok(self.source)
-    }
-
-    /// Has `wanted` bytes in the buffer, or all there are; says how many.
-    fn fill(&mut self, wanted: usize) -> Result<usize> {
-        if self.end - self.start >= wanted || self.ended {
-            return Ok(self.end - self.start);
-        }
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-        } else if self.start + wanted > self.buffer.len() {
-            self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-        }
-        while self.end - self.start < wanted && !self.ended {
-            match self.source.read(&mut self.buffer[self.end..]) {
-                Ok(0) => self.ended = true,
-                Ok(n) => {
-                    self.end += n;
-                    self.read += n as u64;
-                    if self.read > self.limits.bytes {
-                        return Err(exceeded("the layer has more bytes unpacked", "bytes", self.limits.bytes));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context(|| "read the archive"),
+        loop {
+            match self.available()? {
+                0 => return Ok(self.source),
+                rest => drop(self.take(rest)?),
             }
         }
-        Ok(self.end - self.start)
+    }
+
+    /// How many bytes the source has at hand; zero at its end only.
+    fn available(&mut self) -> Result<usize> {
+        self.source.consume(std::mem::take(&mut self.taken));
+        loop {
+            match self.source.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result.map(<[u8]>::len).context(|| "read the archive"),
+            }
+        }
+    }
+
+    /// The next `size` bytes, which are [`Self::available`].
+    fn take(&mut self, size: usize) -> Result<&[u8]> {
+        self.read += size as u64;
+        if self.read > self.limits.bytes {
+            return Err(exceeded("the layer has more bytes unpacked", "bytes", self.limits.bytes));
+        }
+        self.taken = size;
+        let buffer = self.source.fill_buf().context(|| "read the archive")?;
+        Ok(&buffer[..size])
     }
 }
 

@@ -29,6 +29,7 @@ use crate::digest::{ChainId, DiffId};
 use crate::error::{Context, Result};
 use crate::oci::canonical_json;
 use crate::store::{Store, TempDir, Unsynced};
+use crate::sys::fs::spread_folders;
 
 /// What a mount stacks: absolute paths, lowest first, shims included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -158,9 +159,9 @@ impl Store {
         }
     }
 
-    /// Makes `dir/new/fs`, complete, visible under `key` with its metadata.
+    /// Makes what [`Store::new_layer_dir`] gave, complete, visible under `key` with its metadata.
     fn publish_layer(&self, dir: &TempDir, key: String, meta: &impl Serialize) -> Result<PathBuf> {
-        let born = dir.path().join("new");
+        let born = birthplace(dir);
         let path = born.join("meta.json");
         fs::write(&path, canonical_json(meta)).at("write", &path)?;
         let place = self.layers_dir().join(&key);
@@ -171,10 +172,18 @@ impl Store {
     /// A new `fs` folder to unpack into, for [`Store::publish_layer`].
     fn new_layer_dir(&self) -> Result<(TempDir, PathBuf)> {
         let dir = self.new_temp_dir()?;
-        let files = dir.path().join("new/fs");
+        // Layers are unpacked side by side and removed one by one; in one place of the disk they would stand in each
+        // other's way, and in that of those that were just removed.
+        spread_folders(dir.path());
+        let files = birthplace(&dir).join("fs");
         fs::create_dir_all(&files).at("create", &files)?;
         Ok((dir, files))
     }
+}
+
+/// The future layer in a temporary folder. The name is one that no other layer had: ext4 chooses its place by it.
+fn birthplace(dir: &TempDir) -> PathBuf {
+    dir.path().join(dir.path().file_name().unwrap_or_default())
 }
 
 /// The path of `path` (below a root, no leading slash) in the folder `dir`.

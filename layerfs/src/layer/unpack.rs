@@ -1,7 +1,7 @@
 //! From blobs to folders.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -267,15 +267,25 @@ struct PieceReader {
 
 impl Read for PieceReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.piece.len() {
-            let Ok(next) = self.full.recv() else { return Ok(0) };
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl BufRead for PieceReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.piece.len()
+            && let Ok(next) = self.full.recv()
+        {
             let used = std::mem::replace(&mut self.piece, next);
             self.at = 0;
             let _ = self.empty.try_send(used);
         }
-        let n = buffer.len().min(self.piece.len() - self.at);
-        buffer[..n].copy_from_slice(&self.piece[self.at..self.at + n]);
-        self.at += n;
-        Ok(n)
+        Ok(&self.piece[self.at..])
+    }
+
+    fn consume(&mut self, size: usize) {
+        self.at += size;
     }
 }

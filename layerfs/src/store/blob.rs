@@ -120,7 +120,7 @@ pub struct BlobLock(#[expect(dead_code, reason = "held for its lock")] OwnedFd);
 #[derive(Debug)]
 pub struct BlobWriter<'a> {
     store: &'a Store,
-    file: Hashed<PassingFile>,
+    file: Hashed<PassingFile<File>>,
     path: PathBuf,
     expected: Option<(Digest, u64)>,
     _dir: TempDir,

@@ -1,14 +1,13 @@
 //! Files and folders by descriptor: resolution that cannot leave a root, extended attributes, the umask.
 
 use std::ffi::CString;
-use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
+use rustix::fs::{AtFlags, FileType, IFlags, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 /// Most symlinks that one resolution follows, as the kernel's `MAXSYMLINKS`.
@@ -61,39 +60,76 @@ pub fn open_plain(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<Ow
 }
 
 /// A file being written whose content need not stay in the page cache once [`PassingFile::not_read_soon`] said so: its
-/// pages then go to the disk at once and leave (`RWF_DONTCACHE`, Linux 6.14), and neither push out what is needed nor
-/// wait for the final sync. Where kernel or filesystem cannot do that, it is an ordinary file.
+/// pages then go to the disk at once and leave (`RWF_DONTCACHE`, Linux 6.14). They neither push out what is needed nor
+/// wait for the final sync, and a few pages serve the whole file. Where kernel or filesystem cannot do that, only the
+/// way to the disk begins early.
 #[derive(Debug)]
-pub struct PassingFile {
-    file: File,
-    uncached: bool,
+pub struct PassingFile<F> {
+    file: F,
+    way: Way,
+    /// Where [`Write`] writes next.
+    position: u64,
 }
 
-impl PassingFile {
-    /// Writes at the file's position.
-    pub fn new(file: File) -> Self {
-        Self { file, uncached: false }
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Kept,
+    Uncached,
+    Early,
+}
+
+impl<F: AsFd> PassingFile<F> {
+    /// Writes to `file`, which is kept in the page cache so far.
+    pub fn new(file: F) -> Self {
+        Self { file, way: Way::Kept, position: 0 }
     }
 
     /// From here on. Large pieces are best, since each starts its own way to the disk.
     pub fn not_read_soon(&mut self) {
-        self.uncached = true;
+        self.way = Way::Uncached;
+    }
+
+    /// Writes all of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// Those of `pwritev2(2)`.
+    pub fn write_all_at(&mut self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.write_at(bytes, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    bytes = &bytes[written..];
+                    offset += written as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_at(&mut self, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
+        /// `RWF_DONTCACHE` of `linux/fs.h`.
+        const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+        if let Way::Uncached = self.way {
+            match rustix::io::pwritev2(&self.file, &[IoSlice::new(bytes)], offset, DONTCACHE) {
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => self.way = Way::Early,
+                result => return result,
+            }
+        }
+        let written = rustix::io::pwrite(&self.file, bytes, offset)?;
+        if let Way::Early = self.way {
+            start_writeback(&self.file, offset, written);
+        }
+        Ok(written)
     }
 }
 
-impl Write for PassingFile {
+impl<F: AsFd> Write for PassingFile<F> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        /// `RWF_DONTCACHE` of `linux/fs.h`.
-        const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
-        /// "At the file's position", as `pwritev2(2)` has it.
-        const HERE: u64 = u64::MAX;
-        if self.uncached {
-            match rustix::io::pwritev2(&self.file, &[IoSlice::new(buffer)], HERE, DONTCACHE) {
-                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => self.uncached = false,
-                result => return Ok(result?),
-            }
-        }
-        self.file.write(buffer)
+        let written = self.write_at(buffer, self.position)?;
+        self.position += written as u64;
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -101,11 +137,25 @@ impl Write for PassingFile {
     }
 }
 
-/// Lets the kernel begin to write a file's content to the disk, and does not wait (`sync_file_range(2)`): the sync that
+/// Lets the kernel begin to write a part of a file to the disk, and does not wait (`sync_file_range(2)`): the sync that
 /// follows finds most of its work done. A filesystem that cannot is none the worse for it.
-pub fn start_writeback(file: impl AsFd) {
-    // SAFETY: numbers only; 0 and 0 are the whole file.
-    let _ = unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+fn start_writeback(file: impl AsFd, offset: u64, size: usize) {
+    let (Ok(offset), Ok(size)) = (offset.try_into(), size.try_into()) else { return };
+    // SAFETY: numbers only.
+    let _ = unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), offset, size, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+/// Asks the filesystem to put the folders that will be made in `folder` far from each other on the disk, each with all
+/// that will be in it (ext4's "top of folder hierarchies", `chattr(1)` +T). Near each other, ext4 searches for free
+/// inodes among those of the neighbours, and one by one among those that were freed within the last minutes, which can
+/// take longer than all the rest. It is advice: where it cannot be given, nothing is lost.
+pub fn spread_folders(folder: &Path) {
+    let advise = || -> Result<(), Errno> {
+        let fd = rustix::fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let flags = rustix::fs::ioctl_getflags(&fd)?;
+        rustix::fs::ioctl_setflags(&fd, flags | IFlags::TOPDIR)
+    };
+    let _ = advise();
 }
 
 /// The fallback of [`open_in_root`]: one component at a time, never following a symlink in the kernel.

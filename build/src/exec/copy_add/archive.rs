@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -72,7 +72,7 @@ pub(super) fn copy(
 fn member(
     tar: &mut TarWriter<impl Write>,
     mut entry: Entry,
-    reader: &mut TarReader<Box<dyn Read + Send>>,
+    reader: &mut TarReader<BufReader<Box<dyn Read + Send>>>,
     ways: &mut Ways<'_>,
     style: &Style<'_>,
 ) -> Result<()> {
@@ -106,7 +106,7 @@ fn member(
 /// An archive being read, and the program that decompresses it.
 struct Opened<'a> {
     path: &'a Path,
-    reader: TarReader<Box<dyn Read + Send>>,
+    reader: TarReader<BufReader<Box<dyn Read + Send>>>,
     program: Option<Program>,
 }
 
@@ -119,7 +119,7 @@ struct Program {
 impl<'a> Opened<'a> {
     fn new(file: File, path: &'a Path, form: Form) -> Result<Self> {
         let limits = Limits::default();
-        let reader = |plain| TarReader::new(plain, &limits);
+        let reader = |plain| TarReader::new(BufReader::with_capacity(1 << 20, plain), &limits);
         let name = match form {
             Form::Own => return Ok(Self { path, reader: reader(decompress(file)?), program: None }),
             Form::Program(name) => name,
@@ -258,7 +258,7 @@ struct Member<'a, R> {
     size: u64,
 }
 
-impl<R: Read> Read for Member<'_, R> {
+impl<R: BufRead> Read for Member<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.runs.first().is_some_and(|(start, length)| start + length <= self.at) {
             self.runs.remove(0);

@@ -1,5 +1,5 @@
 use std::fs;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
@@ -75,7 +75,7 @@ fn layer(context: &Path, below: &Path, case: &Case<'_>) -> Result<String> {
         Prepared { copy: &copy, tree: &tree, selection: &selection, placement: &placement, owner: case.chown };
     let clock = Clock { now: 1000, clamp: None };
     let Some(layer) = write_copy(&store, &prepared, &view, clock)? else { return Ok("nothing".to_owned()) };
-    let mut reader = TarReader::new(store.open_blob(&layer.diff_id.0)?, &Limits::default());
+    let mut reader = TarReader::new(BufReader::new(store.open_blob(&layer.diff_id.0)?), &Limits::default());
     let mut shown = Vec::new();
     while let Some(entry) = reader.next_entry()? {
         let path = String::from_utf8_lossy(&entry.path).trim_end_matches('/').to_owned();

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fs::{self, File};
+use std::io::BufReader;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -328,7 +329,11 @@ fn fill(
             let blob = engine.store.open_blob(&layer.diff_id.0)?;
             let root = File::open(&born).at("open", &born)?;
             let single_id = engine.store.mapping()?.is_single();
-            apply(blob, root.as_fd(), &ApplyOptions { single_id, ..ApplyOptions::default() })?;
+            apply(
+                BufReader::with_capacity(1 << 20, blob),
+                root.as_fd(),
+                &ApplyOptions { single_id, ..ApplyOptions::default() },
+            )?;
         }
     }
     let Permissions { mode, uid, gid } = options.permissions.unwrap_or(Permissions { mode: 0o755, uid: 0, gid: 0 });

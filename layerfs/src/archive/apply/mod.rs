@@ -13,7 +13,7 @@ mod make;
 mod parents;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
+use std::io::BufRead;
 use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -63,7 +63,7 @@ pub struct Applied {
 /// # Errors
 /// The archive is malformed, tries to leave `root`, exceeds a limit, or cannot be written; `root` then holds a part
 /// of it and must be thrown away.
-pub fn apply(reader: impl Read, root: BorrowedFd<'_>, options: &ApplyOptions) -> Result<Applied> {
+pub fn apply(reader: impl BufRead, root: BorrowedFd<'_>, options: &ApplyOptions) -> Result<Applied> {
     let mut archive = TarReader::new(reader, &options.limits);
     let mut extractor = Extractor {
         root,
@@ -125,7 +125,7 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    fn entry<R: Read>(&mut self, entry: &Entry, archive: &mut TarReader<R>) -> Result<()> {
+    fn entry<R: BufRead>(&mut self, entry: &Entry, archive: &mut TarReader<R>) -> Result<()> {
         self.applied.entries += 1;
         if self.applied.entries > self.options.limits.entries {
             return Err(exceeded("the layer has more entries", "entries", self.options.limits.entries));
@@ -169,13 +169,14 @@ impl Extractor<'_> {
     }
 
     fn describe_root(&mut self, entry: &Entry) -> Result<()> {
+        self.own_folder(self.root, entry)?;
         let work = self.describe(self.root, entry)?;
         self.folders.insert(Vec::new(), work);
         self.applied.root = true;
         Ok(())
     }
 
-    fn plain<R: Read>(
+    fn plain<R: BufRead>(
         &mut self,
         entry: &Entry,
         folder: &Folder,
@@ -197,9 +198,9 @@ impl Extractor<'_> {
         // Children come before the mode is final, and a setgid folder would give them its group.
         let mode = Mode::from_raw_mode(0o755);
         self.check_depth(&path)?;
-        let mut was_file = was_link;
+        let (mut was_file, mut was_dir) = (was_link, false);
         match rustix::fs::mkdirat(&folder.fd, name, mode) {
-            Err(Errno::EXIST) if self.is_dir(folder, name)? => {}
+            Err(Errno::EXIST) if self.is_dir(folder, name)? => was_dir = true,
             Err(Errno::EXIST) => {
                 was_file = true;
                 self.replace(folder, name, &path)?;
@@ -209,6 +210,9 @@ impl Extractor<'_> {
         }
         let open = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&folder.fd, name, open, Mode::empty()).context(|| "open the folder")?;
+        if was_dir || !self.is_makers_own(entry) {
+            self.own_folder(fd.as_fd(), entry)?;
+        }
         let work = self.describe(fd.as_fd(), entry)?;
         if was_file {
             // What was a file or gone has left nothing of a folder below.
@@ -220,15 +224,19 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    /// Owner and attributes of a folder at once; the rest is left for the end.
-    fn describe(&mut self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<FolderWork> {
-        if !self.options.single_id {
-            let (uid, gid) = self.owner(entry)?;
-            match rustix::fs::chownat(fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH) {
-                Err(Errno::INVAL) => return Err(unmapped(entry)),
-                result => result.context(|| "change the owner")?,
-            }
+    fn own_folder(&self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
+        if self.options.single_id {
+            return Ok(());
         }
+        let (uid, gid) = self.owner(entry)?;
+        match rustix::fs::chownat(fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH) {
+            Err(Errno::INVAL) => Err(unmapped(entry)),
+            result => result.context(|| "change the owner"),
+        }
+    }
+
+    /// Attributes of a folder at once; mode and time are left for the end.
+    fn describe(&mut self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<FolderWork> {
         let recorded = (!self.owned_by_default(entry)).then(|| override_stat(entry, "dir"));
         let (acls, others): (Vec<_>, Vec<_>) =
             self.stored_xattrs(entry, recorded).into_iter().partition(|(key, _)| key.starts_with(b"system.posix_acl"));
