@@ -8,7 +8,7 @@ use std::time::Duration;
 use layerfs::archive::Compression;
 use layerfs::digest::Digest;
 use layerfs::error::{Error, Kind, Result};
-use layerfs::layer::{Limits, unpack_image};
+use layerfs::layer::unpack_image;
 use layerfs::oci::{Descriptor, Platform};
 use layerfs::progress::{Event, Progress};
 use layerfs::reference::Reference;
@@ -33,7 +33,7 @@ use crate::transport::docker_daemon::{DaemonSink, DaemonSource};
 use crate::transport::layout::{LayoutSink, LayoutSource};
 use crate::transport::layout_archive::{LayoutArchiveSink, LayoutArchiveSource};
 use crate::transport::registry::{RegistrySink, RegistrySource};
-use crate::transport::store::{PULLED_FROM, StoreSink, StoreSource, Unpack};
+use crate::transport::store::{PULLED_FROM, StoreSink, StoreSource, Unpack, limits};
 use crate::transport::{Sink, Source};
 
 /// How one side of an operation is spoken to. Plain data; the default asks the user's own configuration.
@@ -247,7 +247,7 @@ pub fn pull(
         let origin = origin.unwrap_or(known.digest);
         if name.digest() == Some(origin) || from.head()?.is_some_and(|head| head.digest == origin) {
             if unpack == Unpack::Now {
-                unpack_image(store, &image, &Limits::default())?;
+                unpack_image(store, &image, &limits()?)?;
             }
             return Ok(known);
         }

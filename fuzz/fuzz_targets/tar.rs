@@ -2,7 +2,6 @@
 #![no_main]
 
 use std::fs::{self, File};
-use std::io::BufReader;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -37,7 +36,7 @@ fuzz_target!(|data: &[u8]| {
     fs::write(dir.path().join("canary"), "alive").expect("a new file");
     let root = |name: &str| File::open(dir.path().join(name)).expect("it was just made");
 
-    let applied = apply(BufReader::new(plain), root("first").as_fd(), &options());
+    let applied = apply(plain, root("first").as_fd(), &options());
     assert_eq!(fs::read(dir.path().join("canary")).expect("the canary is there"), b"alive");
     assert_eq!(fs::read_dir(dir.path()).expect("it is ours").count(), 3, "something was made outside the root");
     let Ok(applied) = applied else { return };

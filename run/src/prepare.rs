@@ -451,10 +451,11 @@ fn unpacked(store: &Store, image: &Image) -> Result<Lowers> {
     for diff_id in &image.diff_ids {
         complete &= store.has_layer(*diff_id)?;
     }
+    let limits = Limits::chosen(|name| std::env::var_os(name))?;
     if !complete {
-        in_child(|| layer::unpack_image(store, image, &Limits::default()).map(drop))?;
+        in_child(|| layer::unpack_image(store, image, &limits).map(drop))?;
     }
-    layer::unpack_image(store, image, &Limits::default())
+    layer::unpack_image(store, image, &limits)
 }
 
 /// Runs `work` in a copy of this process and hands back its error.

@@ -47,7 +47,7 @@ pub(crate) fn squash(engine: &Engine<'_>, result: &mut StageResult, base: usize)
 /// The entries that stay, each with the layer and place it comes from.
 type Kept = BTreeMap<Vec<u8>, (usize, usize, Entry)>;
 
-fn open<'a>(store: &Store, layer: &Descriptor) -> Result<TarReader<Box<dyn io::Read + Send + 'a>>> {
+fn open<'a>(store: &Store, layer: &Descriptor) -> Result<TarReader<Box<dyn io::BufRead + Send + 'a>>> {
     Ok(TarReader::new(decompress(store.open_blob(&layer.digest)?)?, &Limits::default()))
 }
 
@@ -78,7 +78,7 @@ fn merge(store: &Store, layers: &[Descriptor]) -> Result<Layer> {
 }
 
 /// Writes what stays of one layer.
-fn write_layer<R: io::Read>(
+fn write_layer<R: io::BufRead>(
     tar: &mut TarWriter<impl Write>,
     mut reader: TarReader<R>,
     number: usize,
@@ -133,7 +133,7 @@ struct Content<'a, R> {
     reader: &'a mut TarReader<R>,
 }
 
-impl<R: io::Read> io::Read for Content<'_, R> {
+impl<R: io::BufRead> io::Read for Content<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let piece = self.reader.chunk(buffer.len() as u64).map_err(|error| io::Error::other(error.chain()))?;
         buffer[..piece.len()].copy_from_slice(piece);

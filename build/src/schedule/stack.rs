@@ -62,7 +62,7 @@ impl Stack {
 
     /// The folders to mount, unpacked where they were not.
     pub(crate) fn lowers(&self, store: &Store) -> Result<Lowers> {
-        unpack_chain(store, &self.0, &Limits::default())
+        unpack_chain(store, &self.0, &Limits::chosen(|name| std::env::var_os(name))?)
     }
 
     /// The files, for a look without a mount.

@@ -7,14 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use layerfs::digest::Digest;
 use layerfs::error::{Context, Error, Kind, Result};
-use layerfs::oci::{Descriptor, Platform};
 use layerfs::reference::Reference;
-use layerfs::store::Store;
+use layerfs::store::{Listed, Store};
 use serde_json::json;
 
 use super::progress::size;
 use super::{Global, print, print_json};
-use crate::{time, work};
+use crate::time;
 
 /// The arguments of `copy images`.
 #[derive(Debug, clap::Args)]
@@ -45,13 +44,11 @@ impl ImagesArguments {
     /// Lists the images.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
         let (store, _) = global.open_store()?;
-        let mut refs = store.refs()?;
-        refs.retain(|(name, _)| {
-            let wanted = |wanted: &String| name.to_string().starts_with(wanted) || name.familiar().starts_with(wanted);
-            self.name.as_ref().is_none_or(wanted)
-        });
-        let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        let rows = work::map(&refs, workers, |(name, descriptor)| row(&store, name, descriptor))?;
+        let wanted = |Listed { name, .. }: &Listed| {
+            let begins = |wanted: &String| name.to_string().starts_with(wanted) || name.familiar().starts_with(wanted);
+            self.name.as_ref().is_none_or(begins)
+        };
+        let rows: Vec<Row> = store.listed()?.into_iter().filter(wanted).map(row).collect();
         if self.json {
             let list: Vec<_> = rows
                 .iter()
@@ -101,13 +98,13 @@ impl ImagesArguments {
     }
 }
 
-fn row(store: &Store, name: &Reference, descriptor: &Descriptor) -> Result<Row> {
-    let (name, digest) = (name.clone(), descriptor.digest);
-    Ok(match store.summary(descriptor, &Platform::host())? {
+fn row(Listed { name, target, summary }: Listed) -> Row {
+    let digest = target.digest;
+    match summary {
         Some(image) => Row { name, digest, id: image.id, created: image.created, bytes: image.bytes },
         // An image without this machine's platform, or an artifact, is listed by what is known of it.
-        None => Row { name, digest, id: digest, created: None, bytes: descriptor.size },
-    })
+        None => Row { name, digest, id: digest, created: None, bytes: target.size },
+    }
 }
 
 /// Columns as wide as their widest cell.

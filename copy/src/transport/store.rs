@@ -49,6 +49,11 @@ impl Source for StoreSource<'_> {
     }
 }
 
+/// What a layer may cost here.
+pub(crate) fn limits() -> Result<Limits> {
+    Limits::chosen(|name| std::env::var_os(name))
+}
+
 /// Whether layers are unpacked while they arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unpack {
@@ -141,7 +146,7 @@ impl Sink for StoreSink<'_> {
         }
         match self.diff_id(blob) {
             Some(diff_id) => {
-                stream_layer(self.store, blob, diff_id, ToRead::new(open(Start::BEGIN)?), &Limits::default())?
+                stream_layer(self.store, blob, diff_id, ToRead::new(open(Start::BEGIN)?), &limits()?)?;
             }
             None => {
                 let mut writer = self.store.blob_writer(Some(blob))?;
@@ -166,7 +171,7 @@ impl Sink for StoreSink<'_> {
         if self.unpack == Unpack::Now && matches!(Document::parse(bytes, None)?, Document::Manifest(m) if m.is_image())
         {
             let image = self.store.image(root, &Platform::host())?;
-            unpack_image(self.store, &image, &Limits::default())?;
+            unpack_image(self.store, &image, &limits()?)?;
         }
         let target = self.target(root);
         for name in &self.names {

@@ -142,7 +142,7 @@ fn write_members(out: &mut impl Write, input: &[u8], level: u8) -> io::Result<()
 ///
 /// # Errors
 /// The source fails, or begins like a compression that layers do not use.
-pub fn decompress<'a>(reader: impl Read + Send + 'a) -> Result<Box<dyn Read + Send + 'a>> {
+pub fn decompress<'a>(reader: impl Read + Send + 'a) -> Result<Box<dyn BufRead + Send + 'a>> {
     let mut reader = BufReader::with_capacity(1 << 18, reader);
     // A short first read must not hide the magic number.
     let mut start = [0u8; 6];
@@ -157,14 +157,19 @@ pub fn decompress<'a>(reader: impl Read + Send + 'a) -> Result<Box<dyn Read + Se
     let magic = start;
     let rest = io::Cursor::new(start).take(have as u64).chain(reader);
     Ok(match magic {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(rest)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd_reader(rest)?),
+        [0x1f, 0x8b, ..] => Box::new(buffered(flate2::bufread::MultiGzDecoder::new(rest))),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(buffered(zstd_reader(rest)?)),
         // A skippable frame: some writers begin with one.
-        [first, 0x2a, 0x4d, 0x18, ..] if first & 0xf0 == 0x50 => Box::new(zstd_reader(rest)?),
+        [first, 0x2a, 0x4d, 0x18, ..] if first & 0xf0 == 0x50 => Box::new(buffered(zstd_reader(rest)?)),
         [b'B', b'Z', b'h', ..] => return Err(foreign("bzip2")),
         [0xfd, b'7', b'z', b'X', b'Z', 0] => return Err(foreign("xz")),
         _ => Box::new(rest),
     })
+}
+
+/// For those who look at the bytes in place; who reads them in large pieces goes past the buffer.
+fn buffered<R: Read>(reader: R) -> BufReader<R> {
+    BufReader::with_capacity(1 << 20, reader)
 }
 
 fn zstd_reader<R: BufRead>(reader: R) -> Result<zstd::stream::read::Decoder<'static, R>> {

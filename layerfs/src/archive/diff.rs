@@ -17,7 +17,7 @@ use super::read::{Entry, EntryKind, Time};
 use super::whiteout::{self, OPAQUE, OVERRIDE_XATTR, PREFIX};
 use super::write::TarWriter;
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::fs::{get_xattr, list_xattrs};
+use crate::sys::fs::{SparseReader, get_xattr, list_xattrs};
 
 /// How to write a layer.
 #[derive(Clone, Debug, Default)]
@@ -133,7 +133,11 @@ impl<W: Write> Walk<'_, W> {
         if entry.kind == EntryKind::File {
             self.written.bytes += entry.size;
             let file = File::open(place).context(|| "open it")?;
-            self.out.append_file(&entry, file)?;
+            // Layers have no sparse files by the specification: holes are zeros there.
+            match metadata.blocks() * 512 < entry.size {
+                true => self.out.append_file(&entry, SparseReader::new(file, entry.size))?,
+                false => self.out.append_file(&entry, file)?,
+            }
         } else {
             self.out.append(&entry)?;
         }

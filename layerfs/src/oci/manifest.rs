@@ -245,4 +245,14 @@ mod tests {
         assert_eq!((pick("linux/arm/v7"), pick("linux/arm/v6"), pick("linux/amd64")), (Some(2), Some(1), Some(3)));
         assert_eq!(pick("linux/s390x"), None);
     }
+
+    /// The fuzzer found one whose last digit changed.
+    #[test]
+    fn a_number_of_an_unknown_field_stays_what_it_is() {
+        let text = r#"{"schemaVersion":2,"manifests":[],"score":2.8888888888888887e+137}"#;
+        let Document::Index(index) = Document::parse(text.as_bytes(), None).expect("an index") else {
+            panic!("it has manifests");
+        };
+        assert!(String::from_utf8_lossy(&index.to_bytes()).contains("2.8888888888888887e+137"));
+    }
 }

@@ -157,7 +157,7 @@ impl BlobWriter<'_> {
                 Error::new(Kind::Corrupt, what).hint("the source is damaged or was tampered with; nothing was stored")
             );
         }
-        drop(file);
+        file.finish(size).at("write", &self.path)?;
         self.store.publish(&self.path, &self.store.blob_path(&digest), &Unsynced::Blob(digest))?;
         Ok((digest, size))
     }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Store;
 use crate::digest::{DiffId, Digest};
@@ -59,11 +59,12 @@ pub struct Contents {
 }
 
 /// What a listing shows of an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// The digest of its configuration.
     pub id: Digest,
     /// When it was made, as it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     /// Bytes of its layers as they are stored.
     pub bytes: u64,

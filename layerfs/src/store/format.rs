@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! oci-layout  index.json  blobs/ALGORITHM/HEX    a valid OCI image layout, for other programs to read
-//! refs/NAME                                      a descriptor as JSON; NAME is a reference, escaped
+//! refs/NAME                                      a descriptor as JSON, and in its `summary` what a listing shows;
+//!                                                NAME is a reference, escaped
 //! layers/DIFF-ID.MAPPING.tree/{fs/,meta.json}    a layer unpacked once
 //! layers/CHAIN-ID.MAPPING.shim/{fs/,meta.json}   what of the top layer of a chain depends on the layers below
 //! compressed/DIFF-ID.FORM                        the descriptor of a compressed form of a layer we built

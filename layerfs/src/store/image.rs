@@ -1,6 +1,6 @@
 //! Images: from a name to a checked manifest and configuration.
 
-use super::Store;
+use super::{Listed, Store};
 use crate::digest::{DiffId, Digest};
 use crate::error::{Context, Error, Kind, Result};
 use crate::oci::{Descriptor, Document, ImageConfig, Manifest, Platform, media_type};
@@ -93,9 +93,9 @@ impl Store {
 
     fn find_id(&self, hex: &str) -> Result<Option<Found>> {
         let mut found: Option<(Digest, Found)> = None;
-        for (name, descriptor) in self.refs()? {
+        for Listed { name, target: descriptor, summary } in self.listed()? {
             // An artifact, or an image of another platform, has only its own digest.
-            let id = self.summary(&descriptor, &Platform::host())?.map_or(descriptor.digest, |image| image.id);
+            let id = summary.map_or(descriptor.digest, |image| image.id);
             if !id.hex().starts_with(hex) && !descriptor.digest.hex().starts_with(hex) {
                 continue;
             }

@@ -10,7 +10,7 @@ use super::format::{OCI_LAYOUT, Roots};
 use super::reach::{folders, list};
 use super::{Pin, Store, temp};
 use crate::digest::DiffId;
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::oci::{Descriptor, Index, REF_NAME};
 
 /// A container, as far as the store knows it.
@@ -45,10 +45,7 @@ impl Store {
         for path in list(&self.root.join("refs"))? {
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let name = super::format::unescape(&file).and_then(|name| name.parse::<crate::reference::Reference>());
-            let parsed = name.and_then(|_| {
-                let bytes = fs::read(&path).at("read", &path)?;
-                serde_json::from_slice(&bytes).context(|| "is not a descriptor")
-            });
+            let parsed = name.and_then(|_| self.read_ref(&path));
             found.push((file, parsed));
         }
         found.sort_by(|(a, _), (b, _)| a.cmp(b));

@@ -40,6 +40,7 @@ pub use contents::{Chain, Contents, Part, Role, Summary};
 pub(crate) use durable::Unsynced;
 pub use gc::{Reclaimed, Unneeded};
 pub use image::{Found, Image};
+pub use refs::Listed;
 pub use temp::TempDir;
 pub use usage::{Amount, ImageUsage, Usage};
 

@@ -5,15 +5,37 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
 
-use super::contents::{read_small, spread};
+use super::contents::{Summary, read_small, spread};
 use super::format::{escape, unescape};
 use super::reach::{list, name_of};
 use super::{Store, temp};
 use crate::digest::DiffId;
 use crate::error::{Context, Result};
-use crate::oci::{Descriptor, Index, REF_NAME};
+use crate::oci::{Descriptor, Index, Platform, REF_NAME};
 use crate::reference::Reference;
+
+/// What the file of a name says.
+#[derive(Serialize, Deserialize)]
+struct Ref {
+    #[serde(flatten)]
+    target: Descriptor,
+    /// So that a listing of many images reads none of them. It depends on nothing but the target and the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    summary: Option<Summary>,
+}
+
+/// A name, and what a listing shows of what it stands for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    /// The name.
+    pub name: Reference,
+    /// What it stands for.
+    pub target: Descriptor,
+    /// The image for this machine; `None` for an artifact, or an image of other platforms.
+    pub summary: Option<Summary>,
+}
 
 impl Store {
     /// All names, sorted.
@@ -21,6 +43,26 @@ impl Store {
     /// # Errors
     /// The store cannot be read, or a ref is malformed.
     pub fn refs(&self) -> Result<Vec<(Reference, Descriptor)>> {
+        Ok(self.read_refs()?.into_iter().map(|(name, found)| (name, found.target)).collect())
+    }
+
+    /// All names, sorted, with what a listing shows.
+    ///
+    /// # Errors
+    /// The store cannot be read, or a ref is malformed.
+    pub fn listed(&self) -> Result<Vec<Listed>> {
+        let list = |(name, found): &(Reference, Ref)| {
+            // What was not here when the name was given, or when names said no more, may be here now.
+            let summary = match &found.summary {
+                Some(summary) => Some(summary.clone()),
+                None => self.summary(&found.target, &Platform::host())?,
+            };
+            Ok(Listed { name: name.clone(), target: found.target.clone(), summary })
+        };
+        self.read_refs()?.iter().map(list).collect()
+    }
+
+    fn read_refs(&self) -> Result<Vec<(Reference, Ref)>> {
         let read = |path: &PathBuf| {
             let bytes = match read_small(path) {
                 // Removed since the listing.
@@ -31,7 +73,7 @@ impl Store {
             Ok(Some((name, parse(&bytes, path)?)))
         };
         let found = spread(&list(&self.root.join("refs"))?, read)?;
-        let mut refs: Vec<(Reference, Descriptor)> = found.into_iter().flatten().collect();
+        let mut refs: Vec<(Reference, Ref)> = found.into_iter().flatten().collect();
         refs.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(refs)
     }
@@ -44,8 +86,13 @@ impl Store {
         let path = self.ref_path(name);
         match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            result => parse(&result.at("read", &path)?, &path).map(Some),
+            result => parse(&result.at("read", &path)?, &path).map(|found| Some(found.target)),
         }
+    }
+
+    /// What the file of a name says it stands for.
+    pub(super) fn read_ref(&self, path: &Path) -> Result<Descriptor> {
+        parse(&fs::read(path).at("read", path)?, path).map(|found| found.target)
     }
 
     /// Gives `target` a name, taking it from whatever had it. Syncs first: the last step of every import.
@@ -59,7 +106,9 @@ impl Store {
         let dir = self.new_temp_dir()?;
         let (new, path) = (dir.path().join("ref"), self.ref_path(name));
         let mut file = File::create_new(&new).at("create", &new)?;
-        file.write_all(&crate::oci::canonical_json(target)).at("write", &new)?;
+        let summary = self.summary(target, &Platform::host())?;
+        let says = Ref { target: target.clone(), summary };
+        file.write_all(&crate::oci::canonical_json(&says)).at("write", &new)?;
         self.sync(&file)?;
         fs::rename(&new, &path).at("write", &path)
     }
@@ -121,7 +170,7 @@ impl Store {
     }
 }
 
-fn parse(bytes: &[u8], path: &Path) -> Result<Descriptor> {
+fn parse(bytes: &[u8], path: &Path) -> Result<Ref> {
     let read = serde_json::from_slice(bytes).at("read ref", path);
     read.map_err(|error| error.hint("a damaged disk, or another program: remove that file and pull the image again"))
 }

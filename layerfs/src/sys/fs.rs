@@ -1,13 +1,15 @@
 //! Files and folders by descriptor: resolution that cannot leave a root, extended attributes, the umask.
 
 use std::ffi::CString;
-use std::io::{self, IoSlice, Write};
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, FileType, IFlags, Mode, OFlags, ResolveFlags, XattrFlags};
+use rustix::fs::{AtFlags, FileType, IFlags, Mode, OFlags, ResolveFlags, SeekFrom, XattrFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 /// Most symlinks that one resolution follows, as the kernel's `MAXSYMLINKS`.
@@ -59,17 +61,24 @@ pub fn open_plain(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<Ow
     })
 }
 
-/// A file being written whose content need not stay in the page cache once [`PassingFile::not_read_soon`] said so: its
-/// pages then go to the disk at once and leave (`RWF_DONTCACHE`, Linux 6.14). They neither push out what is needed nor
-/// wait for the final sync, and a few pages serve the whole file. Where kernel or filesystem cannot do that, only the
-/// way to the disk begins early.
+/// A new file being written. Its content need not stay in the page cache once [`PassingFile::not_read_soon`] said so:
+/// its pages then go to the disk at once and leave (`RWF_DONTCACHE`, Linux 6.14). They neither push out what is needed
+/// nor wait for the final sync, and a few pages serve the whole file. Where kernel or filesystem cannot do that, only
+/// the way to the disk begins early.
+///
+/// Pieces of zeros are left out: they become holes, so that ten gigabytes of nothing do not fill the disk.
 #[derive(Debug)]
 pub struct PassingFile<F> {
     file: F,
     way: Way,
     /// Where [`Write`] writes next.
     position: u64,
+    /// Where the file ends so far.
+    end: u64,
 }
+
+/// Smaller pieces of zeros are written: few save a block, and all would cost a look.
+const HOLE: usize = 4 << 10;
 
 #[derive(Clone, Copy, Debug)]
 enum Way {
@@ -81,7 +90,7 @@ enum Way {
 impl<F: AsFd> PassingFile<F> {
     /// Writes to `file`, which is kept in the page cache so far.
     pub fn new(file: F) -> Self {
-        Self { file, way: Way::Kept, position: 0 }
+        Self { file, way: Way::Kept, position: 0, end: 0 }
     }
 
     /// From here on. Large pieces are best, since each starts its own way to the disk.
@@ -108,7 +117,27 @@ impl<F: AsFd> PassingFile<F> {
         Ok(())
     }
 
+    /// Makes the file `size` bytes long, if the last of them are a hole.
+    ///
+    /// # Errors
+    /// Those of `ftruncate(2)`.
+    pub fn finish(self, size: u64) -> io::Result<()> {
+        if self.end < size {
+            rustix::fs::ftruncate(&self.file, size)?;
+        }
+        Ok(())
+    }
+
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
+        if bytes.len() >= HOLE && bytes.chunks(HOLE).all(|part| *part == [0; HOLE][..part.len()]) {
+            return Ok(bytes.len());
+        }
+        let written = self.write_bytes_at(bytes, offset)?;
+        self.end = self.end.max(offset + written as u64);
+        Ok(written)
+    }
+
+    fn write_bytes_at(&mut self, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
         /// `RWF_DONTCACHE` of `linux/fs.h`.
         const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
         if let Way::Uncached = self.way {
@@ -134,6 +163,68 @@ impl<F: AsFd> Write for PassingFile<F> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// A reader of a file with holes that does not have the kernel fill pages with zeros for them.
+#[derive(Debug)]
+pub struct SparseReader {
+    file: File,
+    size: u64,
+    at: u64,
+    /// Up to here there is a hole, or data.
+    until: u64,
+    hole: bool,
+}
+
+impl SparseReader {
+    /// Reads `file`, of `size` bytes, from its beginning.
+    pub fn new(file: File, size: u64) -> Self {
+        Self { file, size, at: 0, until: 0, hole: false }
+    }
+
+    /// Finds out whether what comes next is a hole, and how far it goes.
+    fn look(&mut self) -> io::Result<()> {
+        self.hole = match rustix::fs::seek(&self.file, SeekFrom::Data(self.at)) {
+            Ok(data) if data == self.at => false,
+            Ok(data) => {
+                self.until = data.min(self.size);
+                true
+            }
+            // No more data; or it became shorter, which whoever counts the bytes will see.
+            Err(Errno::NXIO) if rustix::fs::fstat(&self.file)?.st_size as u64 >= self.size => {
+                self.until = self.size;
+                true
+            }
+            // A filesystem that knows nothing of holes.
+            Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => {
+                self.until = self.size;
+                return Ok(());
+            }
+            Err(errno) => return Err(errno.into()),
+        };
+        if !self.hole {
+            self.until = rustix::fs::seek(&self.file, SeekFrom::Hole(self.at))?.min(self.size);
+        }
+        Ok(())
+    }
+}
+
+impl Read for SparseReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.at >= self.until && self.at < self.size {
+            self.look()?;
+        }
+        let most = buffer.len().min(usize::try_from(self.until - self.at).unwrap_or(usize::MAX));
+        let read = match self.hole {
+            true => {
+                buffer[..most].fill(0);
+                most
+            }
+            false => self.file.read_at(&mut buffer[..most], self.at)?,
+        };
+        self.at += read as u64;
+        Ok(read)
     }
 }
 
@@ -316,6 +407,32 @@ mod tests {
             assert_eq!(read(open, "/../a/./b/../file"), Ok("inside".to_owned()));
             assert_eq!(read(open, "a/b/up"), Err(Errno::NOENT));
             assert_eq!(read(open, "loop"), Err(Errno::LOOP));
+        }
+    }
+
+    #[test]
+    fn holes_are_neither_written_nor_read_from_the_disk() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("file");
+        let content = [&[0; 1 << 20][..], b"middle", &[0; 1 << 20]].concat();
+        for passing in [false, true] {
+            let mut file = PassingFile::new(File::create(&path).expect("a new file"));
+            if passing {
+                file.not_read_soon();
+            }
+            for (piece, offset) in
+                [(&content[..1 << 20], 0), (b"middle", 1 << 20), (&content[..1 << 20], (1 << 20) + 6)]
+            {
+                file.write_all_at(piece, offset).expect("room");
+            }
+            file.finish(content.len() as u64).expect("room");
+            assert_eq!(std::fs::read(&path).expect("readable"), content);
+            let metadata = std::fs::metadata(&path).expect("it is there");
+            assert!(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 < 1 << 20, "the holes take room");
+            let mut read = Vec::new();
+            let mut sparse = SparseReader::new(File::open(&path).expect("readable"), metadata.len());
+            sparse.read_to_end(&mut read).expect("readable");
+            assert_eq!(read, content);
         }
     }
 }

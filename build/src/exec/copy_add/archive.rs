@@ -72,7 +72,7 @@ pub(super) fn copy(
 fn member(
     tar: &mut TarWriter<impl Write>,
     mut entry: Entry,
-    reader: &mut TarReader<BufReader<Box<dyn Read + Send>>>,
+    reader: &mut TarReader<Box<dyn BufRead + Send>>,
     ways: &mut Ways<'_>,
     style: &Style<'_>,
 ) -> Result<()> {
@@ -106,7 +106,7 @@ fn member(
 /// An archive being read, and the program that decompresses it.
 struct Opened<'a> {
     path: &'a Path,
-    reader: TarReader<BufReader<Box<dyn Read + Send>>>,
+    reader: TarReader<Box<dyn BufRead + Send>>,
     program: Option<Program>,
 }
 
@@ -118,8 +118,8 @@ struct Program {
 
 impl<'a> Opened<'a> {
     fn new(file: File, path: &'a Path, form: Form) -> Result<Self> {
-        let limits = Limits::default();
-        let reader = |plain| TarReader::new(BufReader::with_capacity(1 << 20, plain), &limits);
+        let limits = Limits::chosen(|name| std::env::var_os(name))?;
+        let reader = |plain| TarReader::new(plain, &limits);
         let name = match form {
             Form::Own => return Ok(Self { path, reader: reader(decompress(file)?), program: None }),
             Form::Program(name) => name,
@@ -132,7 +132,11 @@ impl<'a> Opened<'a> {
                 .hint(format!("install it (Debian and Ubuntu: sudo apt-get install {package})"))
         })?;
         let output = child.stdout.take().expect("it was piped");
-        Ok(Self { path, reader: reader(Box::new(output)), program: Some(Program { name, child }) })
+        Ok(Self {
+            path,
+            reader: reader(Box::new(BufReader::with_capacity(1 << 20, output))),
+            program: Some(Program { name, child }),
+        })
     }
 
     /// Reads to the end, where a decompressor may still find that what it gave was not what was packed.

@@ -68,10 +68,7 @@ impl Extractor<'_> {
                 left -= size;
             }
         }
-        if entry.sparse.is_some() {
-            file.set_len(entry.size).context(|| "set the size")?;
-        }
-        Ok(())
+        content.finish(entry.size).context(|| "set the size")
     }
 
     /// Sets the owner where it is not the creator's; says whether it did.
