@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use crate::harness::image::Layer;
 use crate::harness::{Actor, Call, Registry, machine, peers};
 
 /// `copy` under the name `skopeo`.
@@ -212,4 +213,132 @@ fn the_storage_of_podman_takes_and_gives_images() {
     actor.copy([&stored, &back]).env("PATH", &path).ok();
     assert_eq!(actor.copy(["config", &back]).ok().stdout, actor.copy(["config", &source]).ok().stdout);
     actor.copy([&stored, &back]).env("PATH", at("nothing")).fails(1).says(&["neither `skopeo` nor `podman`"]);
+}
+
+/// An image of two layers, the upper of which takes things away.
+fn with_whiteouts(registry: &Registry, actor: &Actor) -> Option<String> {
+    let lower = Layer::new()
+        .dir("a", 0o755)
+        .file("a/gone", 0o644, "x")
+        .file("a/kept", 0o644, "x")
+        .dir("b", 0o755)
+        .file("b/hidden", 0o644, "x")
+        .file("c", 0o644, "old");
+    let upper = Layer::new()
+        .file("a/.wh.gone", 0o644, "")
+        .file("b/.wh..wh..opq", 0o644, "")
+        .file("b/new", 0o644, "x")
+        .file("c", 0o644, "new");
+    actor.write("lower.tar", lower.tar());
+    actor.write("upper.tar", upper.tar());
+    let name = registry.name("group/layers:1");
+    let at = |name: &str| actor.path(name).display().to_string();
+    let crane = peers::call("crane", actor.dir())?;
+    crane
+        .args(["append", "--insecure", "--oci-empty-base", "-f", &at("lower.tar"), "-f", &at("upper.tar"), "-t", &name])
+        .ok();
+    Some(name)
+}
+
+#[test]
+fn an_image_is_one_archive_as_crane_has_it() {
+    let registry = Registry::start();
+    let Some(actor) = Actor::root() else { return };
+    let Some(name) = with_whiteouts(&registry, &actor) else { return };
+    let at = |name: &str| actor.path(name).display().to_string();
+    actor.copy(["export", &name, &at("ours.tar")]).ok();
+    peers::call("crane", actor.dir())
+        .expect("it was there")
+        .args(["export", "--insecure", &name, &at("theirs.tar")])
+        .ok();
+    let files = |tar: &str| {
+        let listed = Call::new("tar").args(["-tf", &at(tar)]).ok().stdout;
+        let mut names: Vec<String> = listed.lines().map(|line| line.trim_end_matches('/').to_owned()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(files("ours.tar"), files("theirs.tar"));
+    assert_eq!(Call::new("tar").args(["-xOf", &at("ours.tar"), "c"]).ok().stdout, "new");
+    let flat = registry.name("group/layers:flat");
+    actor.copy(["mutate", "--flatten", "-t", &flat, &name]).ok();
+    peers::call("crane", actor.dir()).expect("it was there").args(["validate", "--insecure", "--remote", &flat]).ok();
+    actor.copy(["export", &flat, &at("flat.tar")]).ok();
+    assert_eq!(files("flat.tar"), files("theirs.tar"));
+}
+
+#[test]
+fn images_are_changed_as_crane_changes_them() {
+    let registry = Registry::start();
+    let Some(actor) = Actor::root() else { return };
+    let Some(name) = fill(&registry, actor.dir()) else { return };
+    let changes = [
+        "--label",
+        "x=y",
+        "--env",
+        "E=1",
+        "--user",
+        "nobody",
+        "--workdir",
+        "/w",
+        "--annotation",
+        "k=v",
+        "--entrypoint",
+        "a,b",
+        "--cmd",
+        "c,d",
+    ];
+    let (ours, theirs) = (registry.name("group/app:ours"), registry.name("group/app:theirs"));
+    let source = format!("{name}:2");
+    actor.copy(["mutate"].iter().copied().chain(changes).chain(["-t", &ours, &source])).ok();
+    let crane = peers::call("crane", actor.dir()).expect("it was there");
+    crane.args(["mutate", "--insecure"]).args(changes).args(["-t", &theirs, &source]).ok();
+    let config = |name: &str| actor.copy(["config", name]).ok().json()["config"].clone();
+    assert_eq!(config(&ours), config(&theirs));
+    assert_eq!(
+        actor.copy(["manifest", &ours]).ok().json()["annotations"],
+        actor.copy(["manifest", &theirs]).ok().json()["annotations"]
+    );
+    // A layer on top, and then another base below it.
+    actor.write("own.tar", Layer::new().file("own", 0o644, "own").tar());
+    let (derived, base) = (registry.name("group/app:derived"), registry.name("group/app:base"));
+    let own = actor.path("own.tar").display().to_string();
+    actor.copy(["mutate", "--append", &own, "-t", &derived, &source]).ok();
+    actor.copy(["mutate", "--append", &actor.path("layer.tar").display().to_string(), "-t", &base, &source]).ok();
+    let moved = registry.name("group/app:moved");
+    actor.copy(["mutate", "--old-base", &source, "--new-base", &base, "-t", &moved, &derived]).ok();
+    let layers = |name: &str| actor.copy(["manifest", name]).ok().json()["layers"].as_array().expect("layers").clone();
+    assert_eq!(layers(&moved), [layers(&base), vec![layers(&derived)[1].clone()]].concat());
+    peers::call("crane", actor.dir()).expect("it was there").args(["validate", "--insecure", "--remote", &moved]).ok();
+    actor
+        .copy(["mutate", "--old-base", &base, "--new-base", &source, "-t", &moved, &derived])
+        .fails(1)
+        .says(&["does not begin"]);
+    let again = registry.name("group/app:again");
+    let digest = |name: &str| actor.copy(["mutate", "--timestamp", "0", "-t", name, &source]).ok().stdout;
+    assert_eq!(digest(&again), digest(&moved), "the same changes make the same image");
+}
+
+#[test]
+fn indexes_are_made_and_thinned() {
+    let registry = Registry::start();
+    let Some(actor) = Actor::root() else { return };
+    let Some(name) = fill(&registry, actor.dir()) else { return };
+    let (amd, arm, index) = (format!("{name}:2"), registry.name("other/app:arm"), registry.name("group/many:1"));
+    actor.copy(["mutate", "--set-platform", "linux/arm64", "-t", &arm, &amd]).ok();
+    actor.copy(["index", "create", &index, &amd]).ok();
+    actor.copy(["index", "append", &index, &arm]).ok();
+    let platforms = |name: &str| {
+        let list = actor.copy(["manifest", name]).ok().json()["manifests"].as_array().expect("a list").clone();
+        list.iter()
+            .map(|entry| entry["platform"]["architecture"].as_str().unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(platforms(&index), ["amd64", "arm64"]);
+    peers::call("crane", actor.dir()).expect("it was there").args(["validate", "--insecure", "--remote", &index]).ok();
+    let thin = registry.name("group/many:arm");
+    actor.copy(["index", "filter", "--platform", "linux/arm64", &index, &thin]).ok();
+    assert_eq!(platforms(&thin), ["arm64"]);
+    actor.copy(["index", "append", &amd, &arm]).fails(1).says(&["not an index"]);
+    let told = actor.copy(["--progress", "json", &index, &registry.name("new/many:1")]).ok().stderr;
+    assert!(told.lines().any(|line| line.starts_with("{\"event\":\"start\"")), "{told}");
 }

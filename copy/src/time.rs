@@ -36,6 +36,22 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<i64> {
     Some(days(year, month, day) * 86_400 + seconds_of(clock)? - offset)
 }
 
+/// Seconds since 1970 as an RFC 3339 time in UTC.
+pub(crate) fn format_rfc3339(seconds: i64) -> String {
+    let (days, clock) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // The inverse of `days`: years begin in March, so that the leap day is the last of its year.
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", clock / 3600, clock / 60 % 60, clock % 60)
+}
+
 /// "3 days ago", as container tools say it.
 pub(crate) fn ago(seconds: i64) -> String {
     let seconds = seconds.max(0);
@@ -68,6 +84,13 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_written_as_they_are_read() {
+        for text in ["1970-01-01T00:00:00Z", "2024-02-29T12:30:59Z", "2000-12-31T23:59:59Z", "1969-03-01T00:00:01Z"] {
+            assert_eq!(parse_rfc3339(text).map(format_rfc3339).as_deref(), Some(text));
+        }
+    }
 
     #[test]
     fn dates_are_seconds_since_1970() {

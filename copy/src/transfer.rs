@@ -603,6 +603,38 @@ impl<'a> Reach<'a> {
         self.copy(from, &*self.sink(target, None)?, &self.chosen(platforms), &changes, None)
     }
 
+    /// Writes an image whose documents were made here.
+    pub(crate) fn write(
+        &self,
+        source: &dyn Source,
+        inventory: Inventory,
+        target: &Location,
+        store: Option<&Store>,
+    ) -> Result<Digest> {
+        let sink = self.sink(target, store)?;
+        let root = inventory.root().descriptor.digest;
+        if !sink.is_current(&inventory.root().descriptor)? {
+            self.carry(source, &*sink, &inventory)?;
+        }
+        Ok(root)
+    }
+
+    /// Brings an image into the repository of `target` without giving it a name there.
+    pub(crate) fn bring(&self, source: &dyn Source, target: &Reference, root: &Descriptor) -> Result<()> {
+        let endpoint = self.registries.destination(&target.with_digest(root.digest))?;
+        let sink = RegistrySink::new(&self.destination, &endpoint, &[])?;
+        self.copy(source, &sink, &Platforms::All, &Changes::default(), None).map(drop)
+    }
+
+    /// Compares with what is there, plans, and carries out.
+    fn carry(&self, source: &dyn Source, sink: &dyn Sink, inventory: &Inventory) -> Result<Moved> {
+        sink.prepare(inventory, source)?;
+        let plan = plan(inventory, &holdings(inventory, source, sink)?);
+        let (parallel, retries) = (self.options.parallel.max(1), self.options.retries);
+        let execution = Execution { source, sink, progress: self.progress, ids: &self.ids, parallel, retries };
+        execution.run(&plan, inventory)
+    }
+
     /// The whole way of an image: choose, list, change, compare, plan, carry out.
     fn copy(
         &self,
@@ -627,11 +659,7 @@ impl<'a> Reach<'a> {
         if *changes != Changes::default() && sink.is_current(root)? {
             return Ok(Transferred { root: root.clone(), moved: None });
         }
-        sink.prepare(&inventory, &source)?;
-        let plan = plan(&inventory, &holdings(&inventory, &source, sink)?);
-        let (parallel, retries) = (self.options.parallel.max(1), self.options.retries);
-        let execution = Execution { source: &source, sink, progress: self.progress, ids: &self.ids, parallel, retries };
-        let moved = execution.run(&plan, &inventory)?;
+        let moved = self.carry(&source, sink, &inventory)?;
         Ok(Transferred { root: root.clone(), moved: Some(moved) })
     }
 }

@@ -17,6 +17,7 @@ mod documents;
 mod gc;
 mod images;
 mod inspect;
+mod mutate;
 mod progress;
 mod repositories;
 mod sign;
@@ -82,6 +83,9 @@ struct Global {
     /// Say nothing but results and errors
     #[arg(long, short, global = true)]
     quiet: bool,
+    /// How progress is told on standard error: auto, plain, json or none
+    #[arg(long, global = true, value_name = "FORM", default_value = "auto")]
+    progress: String,
     /// Do not ask policy.json whether an image may be copied
     #[arg(long, global = true)]
     insecure_policy: bool,
@@ -151,6 +155,12 @@ enum Verb {
     Verify(compare::VerifyArguments),
     /// Show in what two images, or two repositories, differ
     Diff(compare::DiffArguments),
+    /// Change an image's settings, annotations, times, layers or base
+    Mutate(Box<mutate::MutateArguments>),
+    /// Write an image's file system as a tar
+    Export(mutate::ExportArguments),
+    /// Make an index of images for several platforms
+    Index(mutate::IndexArguments),
     /// Put files into a registry, and fetch them, as an artifact
     Artifact(artifacts::ArtifactArguments),
     /// Put files beside an image, referring to it
@@ -203,9 +213,12 @@ enum Verb {
 }
 
 /// The words that are verbs; frozen per release, since any other first word is a source.
-const VERBS: [&str; 31] = [
+const VERBS: [&str; 34] = [
     "copy",
     "pull",
+    "mutate",
+    "export",
+    "index",
     "artifact",
     "attach",
     "discover",
@@ -237,8 +250,9 @@ const VERBS: [&str; 31] = [
     broker::VERB,
 ];
 /// Options before the verb that take a value in the next word.
-const GLOBAL_WITH_VALUE: [&str; 9] = [
+const GLOBAL_WITH_VALUE: [&str; 10] = [
     "--store",
+    "--progress",
     "--policy",
     "--command-timeout",
     "--tmpdir",
@@ -290,6 +304,9 @@ fn run(line: Line) -> Result<()> {
         Verb::Pull(arguments) => arguments.run(&global),
         Verb::Sync(arguments) => arguments.run(&global),
         Verb::Verify(arguments) => arguments.run(&global),
+        Verb::Mutate(arguments) => arguments.run(&global),
+        Verb::Export(arguments) => arguments.run(&global),
+        Verb::Index(arguments) => arguments.run(&global),
         Verb::Artifact(arguments) => arguments.run(&global),
         Verb::Attach(arguments) => arguments.run(&global),
         Verb::Discover(arguments) => arguments.run(&global),

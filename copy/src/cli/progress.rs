@@ -9,7 +9,7 @@ use std::io::{IsTerminal, Write, stderr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use layerfs::error::{Context, Result};
+use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::progress::{Event, Progress};
 
 const REDRAW: Duration = Duration::from_millis(100);
@@ -48,6 +48,8 @@ enum Mode {
     Bars,
     Lines,
     Json(File),
+    /// JSON on standard error.
+    JsonLines,
 }
 
 #[derive(Default)]
@@ -66,7 +68,22 @@ struct Item {
 }
 
 impl Reporter {
-    /// Bars on a terminal, lines elsewhere, nothing with `quiet`, JSON on the descriptor `fd` where there is one.
+    /// Bars on a terminal, lines elsewhere, nothing with `--quiet`, unless `--progress` says otherwise.
+    pub(super) fn for_command(global: &super::Global) -> Result<Self> {
+        let mode = match (global.progress.as_str(), global.quiet) {
+            ("json", _) => Mode::JsonLines,
+            ("auto", false) if stderr().is_terminal() && can_move_up() => Mode::Bars,
+            ("auto" | "plain", false) => Mode::Lines,
+            ("auto" | "plain" | "none", _) => Mode::Silent,
+            (other, _) => {
+                return Err(Error::new(Kind::Usage, format!("`--progress {other}` is not known"))
+                    .hint("auto, plain, json or none"));
+            }
+        };
+        Ok(Self { state: Mutex::default(), mode })
+    }
+
+    /// As [`Reporter::for_command`]; JSON on the descriptor `fd` where there is one, nothing with `quiet`.
     pub(super) fn new(quiet: bool, fd: Option<u32>) -> Result<Self> {
         let mode = match fd {
             Some(fd) => {
@@ -103,6 +120,7 @@ impl Progress for Reporter {
                 // Whoever wanted to know may have gone.
                 let _ = file.write_all(json(event).as_bytes());
             }
+            (Mode::JsonLines, event) => show(&json(event)),
             (Mode::Lines, Event::Note(text)) => note(text),
             (Mode::Lines, _) => {
                 if let Some(item) = finished {

@@ -147,7 +147,7 @@ impl SyncArguments {
     /// Mirrors, and prints what changed.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
         let (request, options) = self.request(global)?;
-        let reporter = Reporter::new(global.quiet, None)?;
+        let reporter = Reporter::for_command(global)?;
         let digests = Mutex::new(String::new());
         let broken = Mutex::new(None);
         let report = |outcome: &Outcome| {

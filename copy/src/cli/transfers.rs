@@ -168,7 +168,7 @@ impl CopyArguments {
             return Err(Error::new(Kind::Usage, format!("`{destination}` has no place for a signature"))
                 .hint("registries have"));
         }
-        let reporter = Reporter::new(global.quiet, None)?;
+        let reporter = Reporter::for_command(global)?;
         let done = transfer(&source, &destination, store.as_ref(), &options, &reporter)?;
         reporter.finish();
         if let (Some(key), Location::Registry(name)) = (&self.sign_by_sigstore_private_key, &destination) {

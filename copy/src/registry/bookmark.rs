@@ -4,15 +4,19 @@
 //! address, and states of the digest at several places ([`Mark`]s): whoever goes on asks the registry how far it got,
 //! takes the last mark before that, reads on from there, and sends what the registry lacks. A file that is not there,
 //! not readable or too old costs nothing but that the upload begins anew.
+//!
+//! One program at a time goes on with a session: it holds a lock beside the file. Another that uploads the same blob to
+//! the same place opens a session of its own, and writes nothing down.
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use layerfs::digest::{Algorithm, Digest, Hasher};
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::credentials::base64;
@@ -72,17 +76,31 @@ struct Document {
     marks: Vec<(u64, String)>,
 }
 
-/// The file of one upload.
+/// The file of one upload, which is ours as long as this lives.
 pub(crate) struct Bookmark {
     path: PathBuf,
+    lock: PathBuf,
     written: Option<Instant>,
+    _held: fs::File,
 }
 
 impl Bookmark {
-    /// The file for a blob on its way to a repository.
-    pub(crate) fn new(dir: &Path, host: &str, path: &str, digest: Digest) -> Self {
+    /// The file for a blob on its way to a repository; `None` where another program has it, or it cannot be had.
+    pub(crate) fn take(dir: &Path, host: &str, path: &str, digest: Digest) -> Option<Self> {
         let name = Digest::of(format!("{host}/{path}@{digest}").as_bytes()).hex();
-        Self { path: dir.join(format!("{name}.json")), written: None }
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).ok()?;
+        let (path, lock) = (dir.join(format!("{name}.json")), dir.join(format!("{name}.lock")));
+        loop {
+            let held = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock).ok()?;
+            flock(&held, FlockOperation::NonBlockingLockExclusive).ok()?;
+            // Whoever had it before may have removed the file between our two calls.
+            match fs::metadata(&lock) {
+                Ok(there) if there.ino() == held.metadata().ok()?.ino() => {
+                    return Some(Self { path, lock, written: None, _held: held });
+                }
+                _ => {}
+            }
+        }
     }
 
     /// The session and the marks of an upload that was broken off.
@@ -117,13 +135,18 @@ impl Bookmark {
     }
 
     fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let temporary = self.path.with_extension(format!("{}.tmp", std::process::id()));
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
         // No sync: a file that a power cut took is an upload that begins anew.
         fs::rename(&temporary, &self.path)
+    }
+}
+
+impl Drop for Bookmark {
+    fn drop(&mut self) {
+        // Still locked: nobody else has it open and believes that it holds it.
+        let _ = fs::remove_file(&self.lock);
     }
 }
 
@@ -137,7 +160,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let dir = dir.path().join("uploads");
         let digest = Digest::of(b"x");
-        let mut bookmark = Bookmark::new(&dir, "r.io", "a", digest);
+        let mut bookmark = Bookmark::take(&dir, "r.io", "a", digest).expect("ours");
+        assert!(Bookmark::take(&dir, "r.io", "a", digest).is_none(), "one at a time");
+        assert!(Bookmark::take(&dir, "r.io", "b", digest).is_some());
         assert!(bookmark.load(Algorithm::Sha256).is_none());
         let (marks, mut hasher) = (Marks::default(), Hasher::default());
         for step in 1..=100 {
@@ -147,7 +172,9 @@ mod tests {
         }
         bookmark.keep("http://r.io/session?secret", &marks);
         assert_eq!(fs::metadata(&bookmark.path).expect("written").permissions().mode() & 0o777, 0o600);
-        let (session, found) = Bookmark::new(&dir, "r.io", "a", digest).load(Algorithm::Sha256).expect("found");
+        drop(bookmark);
+        let bookmark = Bookmark::take(&dir, "r.io", "a", digest).expect("ours again");
+        let (session, found) = bookmark.load(Algorithm::Sha256).expect("found");
         assert_eq!(session, "http://r.io/session?secret");
         let mark = found.back_to(99 * STEP + 5).expect("one before");
         assert_eq!(mark.at, 99 * STEP);
@@ -157,5 +184,7 @@ mod tests {
         assert!(found.back_to(STEP).is_none(), "the first ones are forgotten");
         bookmark.remove();
         assert!(bookmark.load(Algorithm::Sha256).is_none());
+        drop(bookmark);
+        assert_eq!(fs::read_dir(&dir).expect("a folder").count(), 0);
     }
 }

@@ -19,7 +19,10 @@ impl Repository {
     /// an earlier invocation did not end goes on where the registry says that it is.
     pub(crate) fn put_blob<'a>(&self, blob: &Descriptor, from: Option<&str>, open: Opener<'a>) -> Result<Sent> {
         let (host, path, digest) = (self.host.clone(), self.path.clone(), blob.digest);
-        if blob.size >= RESUMED_MIN && self.resume(blob, open)? {
+        let mut bookmark = self.bookmark(blob);
+        if let Some(bookmark) = &mut bookmark
+            && self.resume(blob, bookmark, open)?
+        {
             return Ok(Sent::Bytes);
         }
         let marks = (blob.size >= RESUMED_MIN).then(Marks::default);
@@ -46,9 +49,9 @@ impl Repository {
                 .and_then(|mut chunks| read_all(&mut chunks, WHOLE_MAX))
                 .and_then(|bytes| self.send_whole(session.clone(), digest, bytes.into())),
             (false, None) => chunks.and_then(|mut chunks| self.stream(&session, blob, 0, &mut chunks, None)),
-            (false, Some(marks)) => {
-                chunks.and_then(|chunks| self.stream_from(session.clone(), blob, 0, chunks, &marks, open))
-            }
+            (false, Some(marks)) => chunks.and_then(|chunks| {
+                self.stream_from((session.clone(), 0), blob, chunks, &marks, bookmark.as_mut(), open)
+            }),
         };
         match sent {
             Ok(()) => Ok(Sent::Bytes),
@@ -57,7 +60,9 @@ impl Repository {
                 Ok(Sent::Bytes)
             }
             Err(error) => {
-                if error.kind() != Kind::NotFound {
+                // What is written down is for the next attempt, be it of this invocation or of another.
+                let kept = error.kind() == Kind::Unavailable && bookmark.is_some();
+                if error.kind() != Kind::NotFound && !kept {
                     self.reactor.start_task(async move { upload::cancel(&host, &path, session).await });
                 }
                 Err(error)
@@ -86,8 +91,7 @@ impl Repository {
     }
 
     /// Goes on with an upload that an earlier invocation did not end; `false` where there is none, or it is lost.
-    fn resume<'a>(&self, blob: &Descriptor, open: Opener<'a>) -> Result<bool> {
-        let Some(bookmark) = self.bookmark(blob) else { return Ok(false) };
+    fn resume<'a>(&self, blob: &Descriptor, bookmark: &mut Bookmark, open: Opener<'a>) -> Result<bool> {
         let Some((session, marks)) = bookmark.load(blob.digest.algorithm()) else { return Ok(false) };
         let Ok(session) = session.parse::<reqwest::Url>() else { return Ok(false) };
         let (next, at) = match self.status(&session, blob) {
@@ -102,7 +106,7 @@ impl Repository {
         let chunks = open(Start { after: after.clone(), marks: Some(marks.clone()) })?;
         let known = at - after.map_or(0, |mark| mark.at);
         let chunks = Box::new(Skip::new(chunks, known));
-        match self.stream_from(next, blob, at, chunks, &marks, open) {
+        match self.stream_from((next, at), blob, chunks, &marks, Some(bookmark), open) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == Kind::Corrupt => Err(error),
             Err(_) => Ok(false),
@@ -112,27 +116,29 @@ impl Repository {
     /// Streams a large blob from `at` on; when the connection breaks, the registry is asked how far it got.
     fn stream_from<'a>(
         &self,
-        mut session: reqwest::Url,
+        (mut session, mut at): (reqwest::Url, u64),
         blob: &Descriptor,
-        mut at: u64,
         mut chunks: Box<dyn Chunks + 'a>,
         marks: &Marks,
+        mut bookmark: Option<&mut Bookmark>,
         open: Opener<'a>,
     ) -> Result<()> {
-        let mut bookmark = self.bookmark(blob);
         let (mut failures, mut furthest) = (0, at);
         loop {
-            let noted = bookmark.as_mut().map(|bookmark| (bookmark, marks));
+            let noted = bookmark.as_deref_mut().map(|bookmark| (bookmark, marks));
             let error = match self.stream(&session, blob, at, &mut chunks, noted) {
                 Ok(()) => {
-                    bookmark.iter().for_each(Bookmark::remove);
+                    bookmark.iter().for_each(|bookmark| bookmark.remove());
                     return Ok(());
                 }
                 Err(error) => error,
             };
             failures += 1;
-            if error.kind() != Kind::Unavailable || failures > self.host.retries() {
-                bookmark.iter().for_each(Bookmark::remove);
+            if error.kind() != Kind::Unavailable {
+                bookmark.iter().for_each(|bookmark| bookmark.remove());
+                return Err(error);
+            }
+            if failures > self.host.retries() {
                 return Err(error);
             }
             std::thread::sleep(self.host.pause_before(failures));
@@ -157,8 +163,8 @@ impl Repository {
     }
 
     fn bookmark(&self, blob: &Descriptor) -> Option<Bookmark> {
-        let dir = self.host.uploads()?;
-        Some(Bookmark::new(dir, self.host.name(), &self.path, blob.digest))
+        let dir = self.host.uploads().filter(|_| blob.size >= RESUMED_MIN)?;
+        Bookmark::take(dir, self.host.name(), &self.path, blob.digest)
     }
 
     fn stream(
