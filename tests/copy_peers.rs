@@ -257,13 +257,16 @@ fn an_image_is_one_archive_as_crane_has_it() {
         names.sort();
         names
     };
-    assert_eq!(files("ours.tar"), files("theirs.tar"));
+    // crane shows what an opaque folder hides; containers do not.
+    let mut theirs = files("theirs.tar");
+    theirs.retain(|name| name != "b/hidden");
+    assert_eq!(files("ours.tar"), theirs);
     assert_eq!(Call::new("tar").args(["-xOf", &at("ours.tar"), "c"]).ok().stdout, "new");
     let flat = registry.name("group/layers:flat");
     actor.copy(["mutate", "--flatten", "-t", &flat, &name]).ok();
     peers::call("crane", actor.dir()).expect("it was there").args(["validate", "--insecure", "--remote", &flat]).ok();
     actor.copy(["export", &flat, &at("flat.tar")]).ok();
-    assert_eq!(files("flat.tar"), files("theirs.tar"));
+    assert_eq!(files("flat.tar"), theirs);
 }
 
 #[test]
@@ -339,6 +342,9 @@ fn indexes_are_made_and_thinned() {
     actor.copy(["index", "filter", "--platform", "linux/arm64", &index, &thin]).ok();
     assert_eq!(platforms(&thin), ["arm64"]);
     actor.copy(["index", "append", &amd, &arm]).fails(1).says(&["not an index"]);
-    let told = actor.copy(["--progress", "json", &index, &registry.name("new/many:1")]).ok().stderr;
+    let layout = format!("oci:{}", actor.path("many").display());
+    let told = actor.copy(["--progress", "json", &index, &layout]).ok().stderr;
+    let same = actor.copy(["--format", "v2s2", &amd, &format!("{name}:docker")]).ok().stdout;
+    assert_eq!(actor.copy(["digest", &format!("{name}:docker")]).ok().stdout, same, "changed within its repository");
     assert!(told.lines().any(|line| line.starts_with("{\"event\":\"start\"")), "{told}");
 }

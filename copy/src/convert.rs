@@ -92,6 +92,10 @@ impl Source for Converted<'_> {
         }
     }
 
+    fn is_made_here(&self, blob: &Descriptor) -> bool {
+        self.made.contains_key(&blob.digest)
+    }
+
     fn repository(&self) -> Option<(&str, &str)> {
         // The new blobs are in no repository, but the others are; a mount that fails costs nothing.
         self.inner.repository()

@@ -97,6 +97,11 @@ impl Source for Edited<'_> {
         }
     }
 
+    fn is_made_here(&self, blob: &Descriptor) -> bool {
+        let digest = &blob.digest;
+        self.made.contains_key(digest) || self.files.contains_key(digest) || self.of_base.contains_key(digest)
+    }
+
     fn repository(&self) -> Option<(&str, &str)> {
         // What is new is in no repository: a mount that fails costs nothing but a question.
         self.inner.repository()

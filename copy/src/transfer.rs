@@ -671,7 +671,8 @@ fn holdings(inventory: &Inventory, source: &dyn Source, sink: &dyn Sink) -> Resu
         && from == to
     {
         if path == own {
-            let present = inventory.blobs.iter().map(|blob| blob.digest).collect();
+            let there = inventory.blobs.iter().filter(|blob| !source.is_made_here(blob));
+            let present = there.map(|blob| blob.digest).collect();
             return Ok(Holdings { present, sister: None, foreign });
         }
         return Ok(Holdings { present: HashSet::new(), sister: Some(path.to_owned()), foreign });

@@ -98,7 +98,8 @@ impl MutateArguments {
         };
         let root = select(&*from, from.root()?, &wanted)?;
         let inventory = inventory::take(&*from, root, &wanted)?;
-        let mut edits = self.edits()?;
+        let scratch = Temporary::new()?;
+        let mut edits = self.edits(&scratch.0)?;
         if let (Some(old), Some(new)) = (&self.old_base, &base) {
             let old = reach.source(&old.parse()?, store.as_ref())?;
             let (old, old_config) = image(&*old, &wanted)?;
@@ -108,7 +109,6 @@ impl MutateArguments {
                 new: image(&**new, &wanted)?,
             });
         }
-        let scratch = Temporary::new()?;
         edits.flatten = self.flatten;
         if self.flatten {
             edits.layers.push(flatten(&*from, &inventory, &scratch.0)?);
@@ -119,7 +119,8 @@ impl MutateArguments {
         print(&format!("{digest}\n"))
     }
 
-    fn edits(&self) -> Result<Edits> {
+    /// What is to change; layers that are made for it lie in `dir`.
+    fn edits(&self, dir: &Path) -> Result<Edits> {
         let mut texts = Vec::new();
         for (key, text) in [("User", &self.user), ("WorkingDir", &self.workdir), ("StopSignal", &self.stop_signal)] {
             texts.extend(text.clone().map(|text| (key, text)));
@@ -140,7 +141,12 @@ impl MutateArguments {
             ports: self.exposed_port.clone(),
             platform: self.set_platform.clone(),
             timestamp: timestamp.transpose()?,
-            layers: self.append.iter().map(|path| layer(path)).collect::<Result<_>>()?,
+            layers: self
+                .append
+                .iter()
+                .enumerate()
+                .map(|(at, path)| packed(path, &dir.join(at.to_string())))
+                .collect::<Result<_>>()?,
             ..Edits::default()
         })
     }
@@ -152,6 +158,20 @@ fn changes(texts: &[String]) -> Vec<(String, Option<String>)> {
         None => (text.clone(), None),
     };
     texts.iter().map(split).collect()
+}
+
+/// A file as a layer, compressed into `target` where it is not: registries should not have plain tars.
+fn packed(path: &Path, target: &Path) -> Result<NewLayer> {
+    let plain = layer(path)?;
+    if plain.descriptor.media_type != media_type::OCI_LAYER {
+        return Ok(plain);
+    }
+    let out = std::io::BufWriter::new(std::fs::File::create(target).at("create", target)?);
+    let mut compressor = layerfs::archive::Compressor::new(out, Compression::GZIP)?;
+    std::io::copy(&mut std::fs::File::open(path).at("open", path)?, &mut compressor).at("compress", path)?;
+    let buffered = compressor.finish()?;
+    buffered.into_inner().map_err(std::io::IntoInnerError::into_error).at("write", target)?;
+    layer(target)
 }
 
 /// A file as a layer: what it is called packed and unpacked.

@@ -51,6 +51,11 @@ pub(crate) trait Source: Sync {
         None
     }
 
+    /// Whether a blob was made on the way and so is in no repository yet.
+    fn is_made_here(&self, _blob: &Descriptor) -> bool {
+        false
+    }
+
     /// The repository itself, where the source is one.
     fn registry(&self) -> Option<&Repository> {
         None
