@@ -36,3 +36,4 @@ mod store;
 mod tidy;
 mod user_namespaces;
 mod vm;
+mod volumes;

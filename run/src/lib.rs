@@ -44,3 +44,4 @@ pub mod sweep;
 pub mod terminal;
 pub mod time;
 pub mod userns;
+pub mod volumes;

@@ -219,6 +219,15 @@ pub enum MountRequest {
         /// Mount options of the runtime specification.
         options: Vec<String>,
     },
+    /// A named volume, made where there is none.
+    Volume {
+        /// Its name.
+        name: String,
+        /// In the container; absolute.
+        destination: PathBuf,
+        /// Mount options of the runtime specification, and `nocopy`.
+        options: Vec<String>,
+    },
     /// A file system in memory.
     Tmpfs {
         /// In the container; absolute.
@@ -231,6 +240,13 @@ pub enum MountRequest {
         /// In the container; absolute.
         destination: PathBuf,
     },
+}
+
+impl MountRequest {
+    /// Whether others may write to what it shows.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Bind { .. } | Self::Volume { .. })
+    }
 }
 
 /// Limits that the kernel's control groups carry out.

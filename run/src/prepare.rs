@@ -26,6 +26,7 @@ use crate::spec::user::{self, User};
 use crate::spec::{self, Place, Users};
 use crate::state::{Container, Containers, Owner, Record, now};
 use crate::userns::default_user;
+use crate::volumes::Volumes;
 use crate::{host, network, options, terminal};
 
 /// `SIGTERM`
@@ -198,6 +199,7 @@ fn complete(caller: &Caller, image: &Image, owner: Owner, mut container: Contain
             accounts::write(&view, upper, &layers, path, &content)?;
         }
     }
+    bind_volumes(caller, &mut options, &view, &place)?;
     give_volumes(&options, &place)?;
     let mut spec = spec::for_container(&image.config, &options, &facts, &place)?;
     let cgroup = control_group(&mut spec, &options)?;
@@ -304,13 +306,40 @@ fn check_sources(options: &RunOptions) -> Result<()> {
     Ok(())
 }
 
-/// Volumes that are to be the container's user's, each time it starts, as with podman.
-fn give_volumes(options: &RunOptions, place: &Place) -> Result<()> {
+/// Named volumes become binds of their folders. An empty one begins with what the image has in its place, or belongs to
+/// the container's user where the image has nothing.
+fn bind_volumes(caller: &Caller, options: &mut RunOptions, view: &MergedView, place: &Place) -> Result<()> {
+    let volumes = Volumes::below(caller.store.root());
+    for request in &mut options.storage.mounts {
+        let MountRequest::Volume { name, destination, options } = request else { continue };
+        volumes.ensure(name)?;
+        let source = volumes.data(name);
+        let is_empty = fs::read_dir(&source).at("read volume", &source)?.next().is_none();
+        let copies = !options.iter().any(|word| word == "nocopy");
+        let mut words: Vec<String> = options.iter().filter(|word| *word != "nocopy").cloned().collect();
+        let covers_folder = || Ok::<_, Error>(view.resolve(&*destination)?.is_some_and(|e| e.metadata.is_dir()));
+        if is_empty && copies && covers_folder()? {
+            words.push("tmpcopyup".to_owned());
+        } else if is_empty {
+            owners::give(&source, owner_outside(place))?;
+        }
+        *request = MountRequest::Bind { source, destination: destination.clone(), options: words };
+    }
+    Ok(())
+}
+
+/// The container's user in the caller's ids.
+fn owner_outside(place: &Place) -> (u32, u32) {
     let (uid, gid) = (place.user.uid, place.user.gid);
-    let owner = match place.users.mapping() {
+    match place.users.mapping() {
         Some(ids) => (ids.uid_outside(uid).unwrap_or(uid), ids.gid_outside(gid).unwrap_or(gid)),
         None => (uid, gid),
-    };
+    }
+}
+
+/// Volumes that are to be the container's user's, each time it starts, as with podman.
+fn give_volumes(options: &RunOptions, place: &Place) -> Result<()> {
+    let owner = owner_outside(place);
     for request in &options.storage.mounts {
         if let MountRequest::Bind { source, options, .. } = request
             && options.iter().any(|word| word == "U")

@@ -338,6 +338,10 @@ fn place(
             FileType::Directory => root.ensure_dir(destination)?,
             _ => root.ensure_file(destination)?,
         };
+        if options.copy_up {
+            // An empty volume begins with what the image has there.
+            copy_up::fill(target.as_fd(), source.as_fd())?;
+        }
         set_mount_attributes(source.as_fd(), options)?;
         attach(source.as_fd(), target.as_fd()).context(|| "attach it")?;
         set_mount_propagation(source.as_fd(), options)?;

@@ -504,12 +504,12 @@ fn new_id() -> Result<String> {
 }
 
 /// podman's and docker's grammar of names.
-fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let mut bytes = name.bytes();
     let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
     match first && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b)) && name.len() <= 255 {
         true => Ok(()),
-        false => Err(Error::new(Kind::Usage, format!("`{}` is not a container's name", name.escape_debug()))
+        false => Err(Error::new(Kind::Usage, format!("`{}` is not a name", name.escape_debug()))
             .hint("letters, digits, and `_`, `.`, `-` after the first")),
     }
 }

@@ -133,10 +133,10 @@ struct IsolationFlags {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Storage")]
 struct StorageFlags {
-    /// Show a file or folder of the host in the container
+    /// Show a file or folder of the host, or a volume, in the container
     #[arg(short, long, value_name = "SOURCE:DESTINATION[:OPTIONS]", value_parser = volume)]
     volume: Vec<MountRequest>,
-    /// The same in words: type=bind|tmpfs,source=,target=,readonly
+    /// The same in words: type=bind|volume|tmpfs,source=,target=,readonly
     #[arg(long, value_name = "KEY=VALUE,…", value_parser = mount)]
     mount: Vec<MountRequest>,
     /// A file system in memory
@@ -271,7 +271,7 @@ impl CreateArguments {
 
     /// Whether the container has a folder that others have too.
     pub(super) fn shares_folders(&self) -> bool {
-        self.storage.volume.iter().chain(&self.storage.mount).any(|mount| matches!(mount, MountRequest::Bind { .. }))
+        self.storage.volume.iter().chain(&self.storage.mount).any(MountRequest::is_shared)
     }
 
     /// Where the ID is to be written.
@@ -426,7 +426,7 @@ impl NetworkFlags {
     }
 }
 
-fn pair(text: &str) -> (String, String) {
+pub(super) fn pair(text: &str) -> (String, String) {
     text.split_once('=')
         .map_or_else(|| (text.to_owned(), String::new()), |(name, value)| (name.to_owned(), value.to_owned()))
 }

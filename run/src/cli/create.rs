@@ -228,7 +228,7 @@ pub(super) fn start(words: &[OsString]) -> i32 {
     let entered = prepare::store_root(arguments.common.store()).and_then(|root| {
         let first = Containers::below(&root).find(&arguments.containers[0]);
         let options = first.map(|container| container.record.options).unwrap_or_default();
-        if options.storage.mounts.iter().any(|mount| matches!(mount, MountRequest::Bind { .. })) {
+        if options.storage.mounts.iter().any(MountRequest::is_shared) {
             seal::ensure()?;
         }
         Caller::enter_for(arguments.common.store(), &options, note)

@@ -139,11 +139,24 @@ pub fn volume(text: &str, here: &Path) -> Result<MountRequest> {
         return Err(usage("the volume has no source"));
     }
     if !source.starts_with(['/', '.', '~']) {
-        return Err(usage(format!("`{source}` would be a named volume, which `run` does not have yet"))
-            .hint(format!("for a folder here write ./{source}")));
+        return named_volume(source, destination, options.split(',').filter(|o| !o.is_empty()));
     }
     let source = normal(&here.join(source));
     Ok(MountRequest::Bind { source, destination, options: bind_options(options.split(',').filter(|o| !o.is_empty()))? })
+}
+
+/// A volume of the store.
+fn named_volume<'a>(name: &str, destination: PathBuf, words: impl Iterator<Item = &'a str>) -> Result<MountRequest> {
+    let valid = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    if !name.bytes().all(valid) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return Err(usage(format!("`{name}` is not a volume's name")).hint(format!("for a folder here write ./{name}")));
+    }
+    let words: Vec<&str> = words.filter(|word| *word != "copy").collect();
+    let mut options = bind_options(words.iter().copied())?;
+    if words.contains(&"nocopy") {
+        options.push("nocopy".to_owned());
+    }
+    Ok(MountRequest::Volume { name: name.to_owned(), destination, options })
 }
 
 /// Checks the words of a bind mount's options and puts the defaults before them.
@@ -270,9 +283,13 @@ pub fn mount(text: &str, here: &Path) -> Result<MountRequest> {
             Ok(MountRequest::Bind { source: normal(&here.join(source)), destination: absolute(target)?, options })
         }
         "tmpfs" => tmpfs(&format!("{target}:{}", memory.join(","))),
-        "volume" | "image" | "devpts" | "glob" | "ramfs" | "artifact" | "cluster" | "npipe" => {
+        "volume" => {
+            let name = source.ok_or_else(|| usage("the volume has no name").hint("add source=NAME"))?;
+            named_volume(name, absolute(target)?, bind.iter().map(String::as_str))
+        }
+        "image" | "devpts" | "glob" | "ramfs" | "artifact" | "cluster" | "npipe" => {
             Err(usage(format!("mount type `{kind}` is not supported by `run` yet"))
-                .hint("type=bind and type=tmpfs are"))
+                .hint("type=bind, type=volume and type=tmpfs are"))
         }
         _ => Err(usage(format!("`{kind}` is not a mount type"))),
     }

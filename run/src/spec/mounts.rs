@@ -98,7 +98,8 @@ pub(super) fn all(options: &RunOptions, host: &HostFacts, place: &Place) -> Resu
     let mut asked = Vec::new();
     for request in &options.storage.mounts {
         let made = match request {
-            MountRequest::Folder { .. } => continue,
+            // A volume is a bind by now, of a folder of the store's.
+            MountRequest::Folder { .. } | MountRequest::Volume { .. } => continue,
             MountRequest::Tmpfs { destination, options } => {
                 with_options(destination, "tmpfs", Path::new("tmpfs"), options)
             }

@@ -36,12 +36,18 @@ fn volumes_are_binds_with_podmans_defaults() {
         let options = options.iter().map(|o| (*o).to_owned()).collect();
         Some(MountRequest::Bind { source: source.into(), destination: destination.into(), options })
     };
+    let volume_of = |name: &str, destination: &str, options: &[&str]| {
+        let options = options.iter().map(|o| (*o).to_owned()).collect();
+        Some(MountRequest::Volume { name: name.to_owned(), destination: destination.into(), options })
+    };
     let cases = [
         ("/a:/b", bind("/a", "/b", &["rbind", "rprivate"])),
         ("./a/../c:/b/:ro,z", bind("/here/c", "/b", &["rbind", "ro", "z", "rprivate"])),
         (".:/w:bind,rslave", bind("/here", "/w", &["bind", "rslave"])),
         ("/data", Some(MountRequest::Folder { destination: "/data".into() })),
-        ("cache:/b", None),
+        ("cache:/b", volume_of("cache", "/b", &["rbind", "rprivate"])),
+        ("cache:/b:ro,nocopy", volume_of("cache", "/b", &["rbind", "ro", "rprivate", "nocopy"])),
+        ("a b:/b", None),
         ("/a:b", None),
         ("/a:/", None),
         ("/a:/b:U", bind("/a", "/b", &["rbind", "U", "rprivate"])),
@@ -55,7 +61,8 @@ fn volumes_are_binds_with_podmans_defaults() {
     let cases = [
         ("type=bind,src=/a,dst=/b,ro", bind("/a", "/b", &["rbind", "ro", "rprivate"])),
         ("type=bind,source=/a,target=/b,readonly=false", bind("/a", "/b", &["rbind", "rw", "rprivate"])),
-        ("type=volume,src=x,dst=/b", None),
+        ("type=volume,src=x,dst=/b", volume_of("x", "/b", &["rbind", "rprivate"])),
+        ("type=volume,dst=/b", None),
         ("type=bind,dst=/b", None),
         ("type=bind,src=/a", None),
         ("type=bind,src=/a,dst=/b,frob", None),
