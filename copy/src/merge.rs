@@ -4,7 +4,7 @@
 //! taken it or a folder above it away. So nothing is unpacked, and nothing is kept but names.
 
 use std::collections::HashSet;
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 
 use layerfs::archive::read::{EntryKind, TarReader};
 use layerfs::archive::{Limits, TarWriter, decompress};
@@ -95,7 +95,7 @@ pub(crate) fn merge<W: Write>(source: &dyn Source, layers: &[Descriptor], out: W
 /// The content of a reader's current entry.
 struct Content<'a, R>(&'a mut TarReader<R>);
 
-impl<R: Read> Read for Content<'_, R> {
+impl<R: BufRead> Read for Content<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let piece = self.0.chunk(buffer.len() as u64)?;
         buffer[..piece.len()].copy_from_slice(piece);
