@@ -58,7 +58,7 @@ const HELP: &str = "layerfs-fuse: a union of folders, served through /dev/fuse\n
     \x20 squash_to_root, squash_to_uid=N, squash_to_gid=N\n\
     \x20                        all files seem to belong to one\n\
     \x20 timeout=N              seconds that the kernel may believe an answer (for ever)\n\
-    \x20 writeback=0|1          the kernel gathers small writes (1)\n\
+    \x20 writeback=0|1          the kernel gathers small writes (0)\n\
     \x20 noacl                  access control lists mean nothing\n\
     \x20 threaded=0             answer with one thread\n\
     \x20 ro, nodev, nosuid, noexec, noatime\n\

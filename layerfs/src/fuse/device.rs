@@ -46,11 +46,12 @@ pub struct Connection {
 /// # Errors
 /// `/dev/fuse` cannot be opened, or this process may not mount.
 pub fn connect(options: &MountOptions) -> Result<Connection> {
-    let device = open_device().at("open", "/dev/fuse").map_err(|error| match error.kind() {
-        Kind::NotFound => error.hint("load the kernel module: sudo modprobe fuse"),
-        Kind::Denied => error.hint("give the user access to the device: sudo chmod 666 /dev/fuse"),
-        _ => error,
-    })?;
+    let device =
+        open_device(rustix::fs::OFlags::empty()).at("open", "/dev/fuse").map_err(|error| match error.kind() {
+            Kind::NotFound => error.hint("load the kernel module: sudo modprobe fuse"),
+            Kind::Denied => error.hint("give the user access to the device: sudo chmod 666 /dev/fuse"),
+            _ => error,
+        })?;
     let context =
         fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC).context(|| "open the fuse file system").map_err(no_fuse)?;
     let fs = context.as_fd();

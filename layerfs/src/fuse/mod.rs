@@ -5,6 +5,7 @@
 //! | `union` | the file system itself |
 //! | `wire` | the protocol's messages |
 //! | `session` | the conversation with the kernel |
+//! | `crew` | which thread reads the next request |
 //! | `device` | mounting by descriptor |
 //! | `spawn` | a server in a process of its own |
 //!
@@ -22,6 +23,7 @@
 //! server needs no handles. What does not exist is answered from an index, and every answer may be believed for ever,
 //! since nobody else changes the layers. A walk sees all attributes with the listing; a second walk asks nothing.
 
+mod crew;
 mod device;
 mod session;
 mod spawn;
@@ -44,7 +46,8 @@ use crate::error::Result;
 pub struct ServeOptions {
     /// Threads that answer; 0 chooses.
     pub threads: usize,
-    /// The kernel gathers small writes.
+    /// The kernel gathers small writes. That costs more than it saves: every file that was written, and every one that
+    /// is removed, takes a further message for its times, and every one that is closed one for its blocks.
     pub writeback: bool,
     /// Access control lists are obeyed.
     pub acl: bool,
@@ -52,7 +55,7 @@ pub struct ServeOptions {
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { threads: 0, writeback: true, acl: true }
+        Self { threads: 0, writeback: false, acl: true }
     }
 }
 
@@ -78,7 +81,7 @@ impl Server {
     pub fn serve(&self, device: OwnedFd, options: &ServeOptions) -> Result<()> {
         rustix::process::umask(rustix::fs::Mode::empty());
         let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_THREADS),
+            0 => std::thread::available_parallelism().map_or(4, |count| (2 * count.get()).clamp(4, MOST_THREADS)),
             threads => threads,
         };
         let wishes = Wishes { writeback: options.writeback && self.union.is_writable(), acl: options.acl, threads };

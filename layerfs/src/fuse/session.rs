@@ -1,13 +1,16 @@
 //! The conversation with the kernel: greeting, then any number of threads that each read a request and answer it.
 //!
-//! Every thread has a descriptor of its own (`FUSE_DEV_IOC_CLONE`) and two buffers that it keeps. There is no queue
-//! and no lock of ours between the kernel and the handler: the kernel's own queue is the only one.
+//! Every thread has descriptors of its own (`FUSE_DEV_IOC_CLONE`) and two buffers that it keeps. There is no queue of
+//! ours between the kernel and the handler; [`Crew`] says who reads the kernel's.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::crew::{Crew, Role};
 use super::wire::{self, Reply, Request, init, op};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fuse::clone_device;
@@ -18,6 +21,17 @@ const MAX_IO: usize = 1 << 20;
 const MESSAGE_ROOM: usize = 64 * 1024 + 4096;
 /// Background requests (read-ahead, write-back) that the kernel may have under way.
 const MAX_BACKGROUND: u16 = 64;
+
+/// Requests that were waiting already, one after the other, before help is called.
+const BACKLOG: u32 = 4;
+/// Looks for a request before the lead falls asleep: some twenty microseconds.
+const TRIES: u32 = 20;
+/// Where they take so long, others need the processor more.
+const CROWDED: Duration = Duration::from_micros(100);
+/// Vain rounds of such looks before there are no more of them for a while.
+const MOST_LUCK: i32 = 8;
+/// Requests that such a while takes.
+const REST: i32 = 200;
 
 /// What answers requests.
 pub(super) trait Handler: Sync {
@@ -48,20 +62,23 @@ pub(super) fn serve<H: Handler>(device: OwnedFd, wishes: Wishes, handler: &H) ->
     if !greet(device.as_fd(), wishes, &mut buffers)? {
         return Ok(());
     }
+    let crew = Crew::default();
     thread::scope(|scope| {
-        for _ in 1..wishes.threads {
-            // One descriptor serves them all where no further one is to be had.
-            let own = clone_device(device.as_fd()).or_else(|_| device.try_clone());
-            let Ok(own) = own else { break };
+        for me in 1..wishes.threads {
+            let crew = &crew;
+            let Ok(channel) = Channel::new(device.as_fd()) else { break };
             // A thread that cannot be started is one less; the last one is this.
-            let spawned = thread::Builder::new()
-                .stack_size(512 * 1024)
-                .spawn_scoped(scope, move || work(own.as_fd(), handler, &mut Buffers::new()));
+            let spawned = thread::Builder::new().stack_size(512 * 1024).spawn_scoped(scope, move || {
+                Worker { me, channel, handler, crew }.work(Role::Help, &mut Buffers::new())
+            });
             if spawned.is_err() {
                 break;
             }
         }
-        work(device.as_fd(), handler, &mut buffers)
+        let served = Channel::new(device.as_fd())
+            .and_then(|channel| Worker { me: 0, channel, handler, crew: &crew }.work(Role::Lead, &mut buffers));
+        crew.dismiss();
+        served
     })
 }
 
@@ -76,33 +93,151 @@ impl Buffers {
     }
 }
 
-/// One thread's life.
-fn work<H: Handler>(device: BorrowedFd<'_>, handler: &H, buffers: &mut Buffers) -> Result<()> {
-    let Buffers { request: message, reply } = buffers;
-    loop {
-        let Some(length) = receive(device, message)? else { return Ok(()) };
-        let Some(request) = Request::parse(&message[..length]) else { continue };
-        if matches!(request.opcode, op::FORGET | op::BATCH_FORGET) {
-            handler.forget(&request);
-            continue;
-        }
-        reply.clear();
-        let result = handler.handle(&request, reply);
-        answer(device, reply.finish(request.unique, result))?;
-        if request.opcode == op::DESTROY {
-            return Ok(());
-        }
+/// One thread's ways to the kernel. What is read from a descriptor is answered on the same.
+struct Channel {
+    /// A read of it waits for a request.
+    waiting: OwnedFd,
+    /// A read of it takes what is there.
+    ready: OwnedFd,
+}
+
+impl Channel {
+    fn new(device: BorrowedFd<'_>) -> Result<Self> {
+        // Where no further descriptor is to be had one serves for all, and every read of it waits.
+        let own = |flags| clone_device(device, flags).or_else(|_| device.try_clone_to_owned());
+        let both = || std::io::Result::Ok((own(OFlags::empty())?, own(OFlags::NONBLOCK)?));
+        let (waiting, ready) = both().context(|| "duplicate the descriptor of `/dev/fuse`")?;
+        Ok(Self { waiting, ready })
     }
 }
 
-/// The next message; `None` once the mount is gone.
-fn receive(device: BorrowedFd<'_>, message: &mut [u8]) -> Result<Option<usize>> {
+/// One of the threads.
+struct Worker<'a, H> {
+    me: usize,
+    channel: Channel,
+    handler: &'a H,
+    crew: &'a Crew,
+}
+
+impl<H: Handler> Worker<'_, H> {
+    /// A thread's life.
+    fn work(&self, mut role: Role, buffers: &mut Buffers) -> Result<()> {
+        loop {
+            let goes_on = match role {
+                Role::Lead => self.lead(buffers),
+                Role::Help => self.help(buffers),
+                Role::End => return Ok(()),
+            };
+            if !matches!(goes_on, Ok(true)) {
+                self.crew.dismiss();
+                return goes_on.map(drop);
+            }
+            role = self.crew.rest(self.me);
+        }
+    }
+
+    /// Waits for requests and answers them; true once another has the lead, false once the mount is gone.
+    fn lead(&self, buffers: &mut Buffers) -> Result<bool> {
+        let (mut waited_for_us, mut luck, mut last) = (0, MOST_LUCK, 0);
+        loop {
+            let message = &mut buffers.request;
+            let (device, length, was_there) = match receive(self.channel.ready.as_fd(), message)? {
+                Received::Message(length) => (&self.channel.ready, length, true),
+                Received::Nothing => match self.linger(message, &mut luck)? {
+                    (_, Received::Gone | Received::Nothing) => return Ok(false),
+                    (device, Received::Message(length)) => (device, length, false),
+                },
+                Received::Gone => return Ok(false),
+            };
+            let asker = Request::parse(&buffers.request[..length]).map_or(0, |request| request.pid);
+            // One who was answered and has asked again already is no sign of more work than one thread can do.
+            waited_for_us = if was_there && asker != last { waited_for_us + 1 } else { 0 };
+            last = asker;
+            let turn = self.crew.begin();
+            let goes_on = self.answer_one(device.as_fd(), buffers, length)?;
+            if !self.crew.end(&turn) || !goes_on {
+                return Ok(goes_on);
+            }
+            if waited_for_us >= BACKLOG {
+                waited_for_us = 0;
+                self.crew.call();
+            }
+        }
+    }
+
+    /// Waits for a request, awake at first: whoever got an answer just now mostly has a further question, and to fall
+    /// asleep and be woken takes longer than most answers do.
+    fn linger(&self, message: &mut [u8], luck: &mut i32) -> Result<(&OwnedFd, Received)> {
+        let ready = &self.channel.ready;
+        if *luck > 0 {
+            let since = Instant::now();
+            for _ in 0..TRIES {
+                match receive(ready.as_fd(), message)? {
+                    Received::Nothing => thread::yield_now(),
+                    received => {
+                        *luck = if since.elapsed() < CROWDED { MOST_LUCK } else { -REST };
+                        return Ok((ready, received));
+                    }
+                }
+            }
+            *luck = if since.elapsed() < CROWDED { *luck - 1 } else { -REST };
+            if *luck == 0 {
+                *luck = -REST;
+            }
+        } else {
+            // Once in a while it is tried again.
+            *luck = if *luck < 0 { *luck + 1 } else { 1 };
+        }
+        let waiting = &self.channel.waiting;
+        receive(waiting.as_fd(), message).map(|received| (waiting, received))
+    }
+
+    /// Answers what is waiting; true once nothing is, false once the mount is gone.
+    fn help(&self, buffers: &mut Buffers) -> Result<bool> {
+        loop {
+            match receive(self.channel.ready.as_fd(), &mut buffers.request)? {
+                Received::Message(length) => {
+                    if !self.answer_one(self.channel.ready.as_fd(), buffers, length)? {
+                        return Ok(false);
+                    }
+                }
+                Received::Nothing => return Ok(true),
+                Received::Gone => return Ok(false),
+            }
+        }
+    }
+
+    /// False where there will be no further request.
+    fn answer_one(&self, device: BorrowedFd<'_>, buffers: &mut Buffers, length: usize) -> Result<bool> {
+        let Buffers { request: message, reply } = buffers;
+        let Some(request) = Request::parse(&message[..length]) else { return Ok(true) };
+        if matches!(request.opcode, op::FORGET | op::BATCH_FORGET) {
+            self.handler.forget(&request);
+            return Ok(true);
+        }
+        reply.clear();
+        let result = self.handler.handle(&request, reply);
+        answer(device, reply.finish(request.unique, result))?;
+        Ok(request.opcode != op::DESTROY)
+    }
+}
+
+/// What a read of the device gave.
+enum Received {
+    Message(usize),
+    Nothing,
+    Gone,
+}
+
+/// The next message.
+fn receive(device: BorrowedFd<'_>, message: &mut [u8]) -> Result<Received> {
     loop {
         match rustix::io::read(device, &mut *message) {
-            Ok(length) => return Ok(Some(length)),
-            Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(None),
+            Ok(length) => return Ok(Received::Message(length)),
+            Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(Received::Gone),
+            Err(Errno::AGAIN) => return Ok(Received::Nothing),
             // ENOENT: the request was interrupted between being queued and being read.
-            Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => {}
+            Err(Errno::INTR | Errno::NOENT) => {}
             Err(error) => return Err(error).context(|| "read a request from `/dev/fuse`"),
         }
     }
@@ -121,7 +256,7 @@ fn answer(device: BorrowedFd<'_>, message: &[u8]) -> Result<()> {
 fn greet(device: BorrowedFd<'_>, wishes: Wishes, buffers: &mut Buffers) -> Result<bool> {
     let Buffers { request: message, reply } = buffers;
     loop {
-        let Some(length) = receive(device, message)? else { return Ok(false) };
+        let Received::Message(length) = receive(device, message)? else { return Ok(false) };
         let Some(request) = Request::parse(&message[..length]) else { continue };
         reply.clear();
         if request.opcode != op::INIT {

@@ -108,6 +108,8 @@ pub(super) struct Request<'a> {
     pub(super) node: u64,
     pub(super) uid: u32,
     pub(super) gid: u32,
+    /// The thread that asks; 0 where it is the kernel itself, or not to be seen from here.
+    pub(super) pid: u32,
     body: &'a [u8],
 }
 
@@ -118,8 +120,8 @@ impl<'a> Request<'a> {
         let mut fields = Fields(header);
         let (length, opcode) = (fields.u32().ok()?, fields.u32().ok()?);
         let (unique, node) = (fields.u64().ok()?, fields.u64().ok()?);
-        let (uid, gid) = (fields.u32().ok()?, fields.u32().ok()?);
-        (length as usize == bytes.len()).then_some(Self { opcode, unique, node, uid, gid, body })
+        let (uid, gid, pid) = (fields.u32().ok()?, fields.u32().ok()?, fields.u32().ok()?);
+        (length as usize == bytes.len()).then_some(Self { opcode, unique, node, uid, gid, pid, body })
     }
 
     /// The arguments.

@@ -8,12 +8,12 @@ use rustix::fs::{Mode, OFlags};
 /// `FUSE_DEV_IOC_CLONE`: `_IOR(229, 0, uint32_t)` of `linux/fuse.h`.
 const CLONE: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<u32>(229, 0);
 
-/// Opens `/dev/fuse`.
+/// Opens `/dev/fuse`; `flags` are added.
 ///
 /// # Errors
 /// It is not there, or not for this user.
-pub fn open_device() -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+pub fn open_device(flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC | flags, Mode::empty())?)
 }
 
 /// A further descriptor of a mounted connection (Linux 4.2). What a thread reads from one it answers on the same: no
@@ -21,8 +21,8 @@ pub fn open_device() -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// `/dev/fuse` is out of reach meanwhile, or `device` is not mounted yet.
-pub fn clone_device(device: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let new = open_device()?;
+pub fn clone_device(device: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
+    let new = open_device(flags)?;
     let original = device.as_raw_fd().cast_unsigned();
     // SAFETY: the operation reads one u32 behind the pointer, the number of a descriptor that is borrowed across the
     // call, and writes nothing.
