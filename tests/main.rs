@@ -35,5 +35,6 @@ mod shared_cache;
 mod store;
 mod tidy;
 mod user_namespaces;
+mod union;
 mod vm;
 mod volumes;

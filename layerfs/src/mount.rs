@@ -67,14 +67,22 @@ pub enum Backend {
 /// Makes the mount, attached nowhere, by the backend that the plan names.
 ///
 /// # Errors
-/// It cannot be had. Of two backends that were tried, the kernel's reasons are told.
+/// It cannot be had. Of two backends that were tried, the reasons of both are told.
 pub fn mount_layers(plan: &MountPlan) -> Result<OwnedFd> {
     let single = plan.lowers.len() + usize::from(plan.upper.is_some()) < 2;
     match &plan.backend {
         Backend::Fuse(program) if !single || plan.upper.is_some() => crate::fuse::mount(program, plan),
         Backend::Auto(program) => overlay(plan).or_else(|error| match error.kind() {
             Kind::Usage | Kind::Limit => Err(error),
-            _ => crate::fuse::mount(program, plan).map_err(|_| error),
+            // Of two refusals both are told: either may be the one that can be helped.
+            _ => crate::fuse::mount(program, plan).map_err(|other| {
+                let message = format!("{}; and by fuse: {}", error.chain(), other.chain());
+                let told = Error::new(error.kind(), message);
+                match error.advice().or(other.advice()) {
+                    Some(hint) => told.hint(hint),
+                    None => told,
+                }
+            }),
         }),
         Backend::Overlay | Backend::Fuse(_) => overlay(plan),
     }

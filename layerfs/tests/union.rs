@@ -1,7 +1,7 @@
 //! One set of checks over both backends: the kernel's overlayfs and the server of our own. What a program sees in a
 //! union is what it sees in a plain folder with the same files; what is left in the upper folder is the change.
 //!
-//! Mounting needs root; an ordinary user's mounts are tested with the whole programs.
+//! Mounting needs root, be it of a user namespace (`unshare -rm cargo test -p layerfs --test union`).
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
@@ -146,13 +146,24 @@ fn tree(root: &Path) -> BTreeMap<String, String> {
     found
 }
 
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
+/// Whether this process may mount. If not that is said, and noted for `tests/all`, which fails then: a test that looks
+/// at nothing must not look like one that found nothing.
+fn may_mount() -> bool {
+    let may = rustix::process::geteuid().is_root();
+    if !may {
+        let reason = "a test of the union by itself: mounting needs root (unshare -rm will do)";
+        drop(io::Write::write_all(&mut io::stdout(), format!("not run: {reason}\n").as_bytes()));
+        if let Some(path) = std::env::var_os("LAYERFS_NOT_RUN") {
+            let mut file = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+            io::Write::write_all(&mut file, format!("{reason}\n").as_bytes()).unwrap();
+        }
+    }
+    may
 }
 
 #[test]
 fn three_lowers_are_one_folder_and_changes_are_all_that_is_left() {
-    if !is_root() {
+    if !may_mount() {
         return;
     }
     let results: Vec<_> = [Kind::Kernel, Kind::Served]
@@ -232,7 +243,7 @@ fn act(root: &Path, what: usize, one: &str, other: &str, number: usize) -> Resul
 
 #[test]
 fn a_union_behaves_as_a_plain_folder_does() {
-    if !is_root() {
+    if !may_mount() {
         return;
     }
     const CROSS_DEVICE: i32 = 18;
@@ -286,7 +297,7 @@ fn copy_tree(from: &Path, to: &Path) {
 
 #[test]
 fn names_of_one_file_stay_names_of_one_file() {
-    if !is_root() {
+    if !may_mount() {
         return;
     }
     let layers = stack();
@@ -306,7 +317,7 @@ fn names_of_one_file_stay_names_of_one_file() {
 
 #[test]
 fn what_is_removed_while_open_goes_on() {
-    if !is_root() {
+    if !may_mount() {
         return;
     }
     for name in ["a", "top", "mine"] {
@@ -330,7 +341,7 @@ fn what_is_removed_while_open_goes_on() {
 
 #[test]
 fn what_cannot_be_is_said_in_one_sentence() {
-    if !is_root() {
+    if !may_mount() {
         return;
     }
     let layers = stack();
@@ -347,7 +358,7 @@ fn what_cannot_be_is_said_in_one_sentence() {
 
 #[test]
 fn hostile_attributes_and_names_are_only_odd() {
-    if !is_root() {
+    if !may_mount() {
         return;
     }
     let layers = stack();
@@ -370,5 +381,88 @@ fn hostile_attributes_and_names_are_only_odd() {
         assert_eq!(fs::read_to_string(union.root().join(odd)).unwrap(), "odd");
         assert!(!fs::read_dir(union.root().join("dir")).unwrap().any(|entry| entry.unwrap().file_name() == "passwd"));
         assert_eq!(fs::write(union.root().join("new"), "").unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+    }
+}
+
+/// A file as a list of bytes, and the same file in the union, under whatever programs do to one: reads and writes by
+/// call and by several descriptors, cuts, holes, copies within it, appends, mounting anew.
+#[test]
+fn a_file_holds_what_was_written_to_it() {
+    if !may_mount() {
+        return;
+    }
+    const MOST: usize = 300_000;
+    let rounds = if std::env::var_os("LAYERFS_SOAK").is_some() { 300 } else { 6 };
+    for seed in 0..rounds {
+        let mut numbers = Numbers(seed + 7);
+        let layers = Layers::new();
+        let mut content: Vec<u8> = (0..numbers.below(MOST)).map(|at| at as u8 ^ seed as u8).collect();
+        fs::write(layers.path("1").join("file"), &content).unwrap();
+        let mut union = layers.mount(Kind::Served);
+        let open = |union: &Union, write: bool| {
+            fs::OpenOptions::new().read(true).write(write).open(union.root().join("file")).unwrap()
+        };
+        // Opened before the file is copied up, and read from after it.
+        let mut early = open(&union, false);
+        let mut file = open(&union, true);
+        for step in 0..400 {
+            let place = |step: &str| format!("seed {seed}, {step}");
+            let (at, length) = (numbers.below(MOST), 1 + numbers.below(40_000));
+            match numbers.below(9) {
+                0 | 1 => {
+                    let bytes: Vec<u8> = (0..length).map(|byte| (byte + step) as u8).collect();
+                    content.resize(content.len().max(at + length), 0);
+                    content[at..at + length].copy_from_slice(&bytes);
+                    file.write_all_at(&bytes, at as u64).unwrap();
+                }
+                2 => {
+                    content.resize(at, 0);
+                    file.set_len(at as u64).unwrap();
+                }
+                3 => {
+                    let end = (at + length).min(content.len());
+                    content[at.min(end)..end].fill(0);
+                    let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+                    rustix::fs::fallocate(&file, punch, at as u64, length as u64).unwrap();
+                }
+                4 => {
+                    let bytes = vec![step as u8; length % 5000];
+                    let mut own = fs::OpenOptions::new().append(true).open(union.root().join("file")).unwrap();
+                    io::Write::write_all(&mut own, &bytes).unwrap();
+                    content.extend(bytes);
+                }
+                5 => {
+                    let to = at + length + numbers.below(20_000);
+                    let (mut from, mut target) = (at as u64, to as u64);
+                    let copied =
+                        rustix::fs::copy_file_range(&file, Some(&mut from), &file, Some(&mut target), length).unwrap();
+                    let bytes = content.get(at..at + copied).unwrap_or_default().to_vec();
+                    assert_eq!(copied, bytes.len(), "{}", place("what was copied"));
+                    if copied > 0 {
+                        content.resize(content.len().max(to + copied), 0);
+                        content[to..to + copied].copy_from_slice(&bytes);
+                    }
+                }
+                6 if numbers.below(20) == 0 => {
+                    drop((file, early));
+                    drop(union);
+                    union = layers.mount(Kind::Served);
+                    early = open(&union, false);
+                    file = open(&union, true);
+                }
+                _ => {
+                    let reader = if numbers.below(2) == 0 { &early } else { &file };
+                    let mut bytes = vec![0; length];
+                    let read = reader.read_at(&mut bytes, at as u64).unwrap();
+                    let expected = content.get(at..content.len().min(at + length)).unwrap_or_default();
+                    // A read may be short at the end of the file only.
+                    assert!(bytes[..read] == *expected, "{}", place(&format!("step {step}: {read} bytes at {at}")));
+                }
+            }
+            assert_eq!(file.metadata().unwrap().len(), content.len() as u64, "{}", place(&format!("step {step}")));
+        }
+        drop((file, early));
+        drop(union);
+        assert!(fs::read(layers.path("upper").join("file")).unwrap() == content, "seed {seed}: in the upper folder");
     }
 }

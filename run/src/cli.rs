@@ -6,6 +6,7 @@ mod containers;
 mod create;
 mod known;
 mod list;
+mod look;
 mod refusal;
 mod volume;
 
@@ -17,9 +18,9 @@ use clap::Parser;
 use layerfs::error::{Error, Kind, Result};
 
 /// The first words that are verbs. A word is added with a release, never changed.
-pub const VERBS: [&str; 15] = [
-    "run", "create", "start", "exec", "ps", "stop", "kill", "logs", "rm", "wait", "inspect", "volume", "check",
-    "version", "help",
+pub const VERBS: [&str; 17] = [
+    "run", "create", "start", "exec", "ps", "stop", "kill", "logs", "rm", "wait", "inspect", "volume", "mount",
+    "umount", "check", "version", "help",
 ];
 
 /// Exit codes of the program's own.
@@ -74,6 +75,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         "wait" => containers::wait(&rest),
         "logs" => containers::logs(&rest),
         "volume" => volume::volume(&rest),
+        "mount" => look::mount(&rest),
+        "umount" => look::umount(&rest),
         "check" => containers::check(&rest),
         "version" => out(&format!("run {}", env!("CARGO_PKG_VERSION"))),
         _ => help(),
@@ -173,6 +176,8 @@ fn help() -> i32 {
          \x20 wait     wait for containers to end and print their exit codes\n\
          \x20 inspect  show all that is known of containers\n\
          \x20 volume   make, list, show and remove volumes\n\
+         \x20 mount    show an image's files in a folder, read-only\n\
+         \x20 umount   end that\n\
          \x20 check    name what this machine lacks, with the line that fixes it\n\n\
          `run VERB --help` lists a verb's flags. Exit codes: the container's own; 125 where it could not be made, 126 \
          where\nits command cannot be executed, 127 where there is no such command, 128+n after signal n.\n",

@@ -4,7 +4,7 @@
 //! The mount is made and attached first, then the process goes to the background and answers. It ends when the mount
 //! does. `SIGTERM` detaches the mount; what is open goes on until it is closed.
 
-mod fusermount;
+pub(crate) mod fusermount;
 mod options;
 
 use std::ffi::OsString;
@@ -58,6 +58,7 @@ const HELP: &str = "layerfs-fuse: a union of folders, served through /dev/fuse\n
     \x20 squash_to_root, squash_to_uid=N, squash_to_gid=N\n\
     \x20                        all files seem to belong to one\n\
     \x20 timeout=N              seconds that the kernel may believe an answer (for ever)\n\
+    \x20 ino32_t                inode numbers fit into 32 bits\n\
     \x20 writeback=0|1          the kernel gathers small writes (0)\n\
     \x20 noacl                  access control lists mean nothing\n\
     \x20 threaded=0             answer with one thread\n\
@@ -87,17 +88,18 @@ fn serve(command: Command) -> Result<()> {
     }
     // The child goes on; what this process says next is that all went well.
     let body = move || {
-        let quiet = || -> Result<()> {
-            rustix::process::setsid().context(|| "leave the session")?;
-            let null =
-                rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open", "/dev/null")?;
-            place_stdio([null.as_fd(); 3]).context(|| "let go of the terminal")?;
-            rustix::process::chdir("/").context(|| "leave the folder")
-        };
-        let served = quiet().and_then(|()| answer(&server, device, &serve, attached.as_ref()));
+        let served = leave_caller().and_then(|()| answer(&server, device, &serve, attached.as_ref()));
         i32::from(served.is_err())
     };
     clone_child(&CloneOptions::default(), body).context(|| "go to the background").map(drop)
+}
+
+/// Lets go of the terminal, the session and the folder.
+pub(crate) fn leave_caller() -> Result<()> {
+    rustix::process::setsid().context(|| "leave the session")?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open", "/dev/null")?;
+    place_stdio([null.as_fd(); 3]).context(|| "let go of the terminal")?;
+    rustix::process::chdir("/").context(|| "leave the folder")
 }
 
 /// Makes the mount and attaches it: by descriptor where this process may, otherwise through the helper that is there

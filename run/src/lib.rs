@@ -25,6 +25,7 @@ pub mod host;
 mod init;
 pub mod launch;
 pub mod log;
+pub mod look;
 pub mod monitor;
 pub mod network;
 pub mod options;

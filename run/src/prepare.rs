@@ -475,7 +475,7 @@ fn make_folder(path: &Path, mode: u32, (uid, gid): (u32, u32)) -> Result<()> {
 
 /// The image's layers, unpacked. What is missing is unpacked by a child: that takes threads, and the process that
 /// clones a container must never have had any.
-fn unpacked(store: &Store, image: &Image) -> Result<Lowers> {
+pub(crate) fn unpacked(store: &Store, image: &Image) -> Result<Lowers> {
     let mut complete = true;
     for diff_id in &image.diff_ids {
         complete &= store.has_layer(*diff_id)?;

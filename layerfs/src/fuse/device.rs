@@ -20,6 +20,9 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Others than the user who mounts may enter. Root of a user namespace may always ask for that.
     pub allow_other: bool,
+    /// The kernel compares owners and modes with who asks. Without that the one who mounts may read everything, which
+    /// is only for mounts that nobody else may enter.
+    pub default_permissions: bool,
     /// What `mount` lists as its source.
     pub source: String,
     /// What `mount` lists as `fuse.SUBTYPE`.
@@ -28,7 +31,13 @@ pub struct MountOptions {
 
 impl Default for MountOptions {
     fn default() -> Self {
-        Self { read_only: false, allow_other: true, source: "layerfs".to_owned(), subtype: "layerfs".to_owned() }
+        Self {
+            read_only: false,
+            allow_other: true,
+            default_permissions: true,
+            source: "layerfs".to_owned(),
+            subtype: "layerfs".to_owned(),
+        }
     }
 }
 
@@ -62,7 +71,9 @@ pub fn connect(options: &MountOptions) -> Result<Connection> {
         fsconfig_set_string(fs, "rootmode", "40000")?;
         fsconfig_set_string(fs, "user_id", geteuid().as_raw().to_string())?;
         fsconfig_set_string(fs, "group_id", getegid().as_raw().to_string())?;
-        fsconfig_set_flag(fs, "default_permissions")?;
+        if options.default_permissions {
+            fsconfig_set_flag(fs, "default_permissions")?;
+        }
         if options.allow_other {
             fsconfig_set_flag(fs, "allow_other")?;
         }

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::fuse::MountOptions;
@@ -16,34 +16,52 @@ use crate::launch::channel::receive_packet;
 const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
 
 /// Mounts on `target`.
-pub(super) fn mount(options: &MountOptions, attributes: u64, target: &Path) -> Result<OwnedFd> {
+pub(crate) fn mount(options: &MountOptions, attributes: u64, target: &Path) -> Result<OwnedFd> {
     let (own, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).context(|| "make a socket")?;
-    let mut words = format!("fsname={},subtype={},default_permissions", options.source, options.subtype);
+    let mut words = format!("fsname={},subtype={}", options.source, options.subtype);
+    if options.default_permissions {
+        words.push_str(",default_permissions");
+    }
     for (bit, word) in [(0x01, ",ro"), (0x02, ",nosuid"), (0x04, ",nodev"), (0x08, ",noexec"), (0x10, ",noatime")] {
         if attributes & bit != 0 {
             words.push_str(word);
         }
     }
-    let call = |helper: &str| {
+    call(|helper| {
         rustix::io::fcntl_setfd(&theirs, FdFlags::empty())?;
         let number = theirs.as_raw_fd().to_string();
         Command::new(helper).args(["-o", &words, "--"]).arg(target).env("_FUSE_COMMFD", number).output()
+    })?;
+    drop(theirs);
+    let (_, descriptors) = receive_packet(own.as_fd(), 1).context(|| "hear from fusermount3")?;
+    descriptors.into_iter().next().ok_or_else(|| Error::new(Kind::System, "fusermount3 sent no device"))
+}
+
+/// Unmounts what this user has mounted on `target`.
+pub(crate) fn unmount(target: &Path) -> Result<()> {
+    call(|helper| Command::new(helper).args(["-u", "-z", "--"]).arg(target).output()).map(drop)
+}
+
+/// Calls the helper by the first of its names that there is.
+fn call(start: impl Fn(&str) -> std::io::Result<Output>) -> Result<Output> {
+    let is_missing = |output: &std::io::Result<Output>| {
+        output.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     };
-    let output = HELPERS
-        .iter()
-        .map(|helper| call(helper))
-        .find(|output| !output.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound));
-    let Some(output) = output else {
+    let Some(output) = HELPERS.iter().map(|helper| start(helper)).find(|output| !is_missing(output)) else {
         return Err(Error::new(Kind::Unsupported, "mounting without root needs fusermount3")
             .hint("Debian and Ubuntu: sudo apt-get install fuse3"));
     };
     let output = output.context(|| "start fusermount3")?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(Error::new(Kind::System, words));
+        let closed = words.contains("/dev/fuse: Permission denied");
+        let error = Error::new(Kind::System, words);
+        return Err(if closed {
+            error.hint("give the user access to the device: sudo chmod 666 /dev/fuse")
+        } else {
+            error
+        });
     }
-    drop(theirs);
-    let (_, descriptors) = receive_packet(own.as_fd(), 1).context(|| "hear from fusermount3")?;
-    descriptors.into_iter().next().ok_or_else(|| Error::new(Kind::System, "fusermount3 sent no device"))
+    Ok(output)
 }

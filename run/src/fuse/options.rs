@@ -136,8 +136,9 @@ fn one(command: &mut Command, seen: &mut Seen, option: &[u8]) -> Result<()> {
         b"squash_to_uid" => union.owners.squash_uid = Some(number(name, needs()?)?),
         b"squash_to_gid" => union.owners.squash_gid = Some(number(name, needs()?)?),
         b"redirect_dir" => union.redirect_dir = switch(name, needs()?)?,
+        b"ino32_t" => union.short_inos = true,
         b"volatile" => union.volatile = true,
-        b"fsync" => union.volatile = number(name, needs()?)? == 0,
+        b"fsync" | b"sync" if value.is_some() => union.volatile = number(name, needs()?)? == 0,
         b"timeout" => union.timeout = Some(seconds(name, needs()?)?),
         b"forms" => union.forms = if needs()? == b"user" { Forms::User } else { Forms::All },
         b"hardlinks" => {
@@ -169,12 +170,19 @@ fn one(command: &mut Command, seen: &mut Seen, option: &[u8]) -> Result<()> {
         | b"static_nlink"
         | b"big_writes"
         | b"xino"
-        | b"lazytime" => {}
+        | b"lazytime"
+        | b"kernel_cache"
+        | b"splice_read"
+        | b"splice_write"
+        | b"splice_move"
+        | b"max_write"
+        | b"fast_ino"
+        | b"fast_ino_check" => {}
         b"max_idle_threads" | b"max_threads" | b"clone_fd" | b"auto_unmount" => {}
         b"index" | b"metacopy" if value == Some(b"off") => {}
         b"xattr_permissions" if value == Some(b"0") => {}
         b"allow_root" => mount.allow_other = true,
-        b"xattr_permissions" | b"ino32_t" | b"plugins" | b"context" | b"noxattrs" | b"index" | b"metacopy" => {
+        b"xattr_permissions" | b"plugins" | b"context" | b"noxattrs" | b"index" | b"metacopy" => {
             return Err(Error::new(Kind::Unsupported, format!("option `{}` is not supported", option.escape_ascii())));
         }
         _ => return Err(named(name, "is not known").hint(HINT)),
@@ -290,7 +298,7 @@ mod tests {
         for (words, expected) in [
             (&["-o", "lowerdir=/a,wat=1", "/m"][..], "option `wat` is not known"),
             (&["-o", "lowerdir=/a,upperdir=/b", "/m"], "option upperdir needs workdir"),
-            (&["-o", "lowerdir=/a,ino32_t", "/m"], "option `ino32_t` is not supported"),
+            (&["-o", "lowerdir=/a,xattr_permissions=2", "/m"], "option `xattr_permissions=2` is not supported"),
             (&["-o", "lowerdir=/a,uidmapping=0:1", "/m"], "option `uidmapping` is not a list of SEEN:DISK:SIZE"),
             (&["-o", "lowerdir=/a,squash_to_uid=x", "/m"], "option `squash_to_uid` is no number"),
             (&["-o", "upperdir=/a", "/m"], "option lowerdir is missing"),

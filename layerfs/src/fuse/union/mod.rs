@@ -89,6 +89,8 @@ pub struct UnionOptions {
     pub hardlinks: Hardlinks,
     /// Ids on disk and ids seen.
     pub owners: Owners,
+    /// Inode numbers fit into 32 bits, for programs that keep them in so many. Two files may then have one number.
+    pub short_inos: bool,
     /// Seconds the kernel may believe an answer. None is for ever: nobody changes the layers but through the mount.
     pub timeout: Option<u64>,
 }
@@ -104,6 +106,7 @@ impl UnionOptions {
             forms: Forms::User,
             hardlinks: Hardlinks::Kept,
             owners: Owners::default(),
+            short_inos: false,
             timeout: None,
         }
     }
@@ -200,12 +203,13 @@ impl Union {
     fn seen_ino(&self, device: u64, ino: u64) -> u64 {
         /// Bits of an inode number that any file system in use fills.
         const BITS: u32 = 56;
-        match self.devices.iter().position(|known| *known == device) {
+        let number = match self.devices.iter().position(|known| *known == device) {
             Some(0) => ino,
             Some(position) if ino >> BITS == 0 => ino | (position as u64) << BITS,
             // A mount inside a layer, or numbers that fill all bits: unique for all practical purposes.
             _ => ino ^ device.wrapping_mul(0x9e37_79b9_7f4a_7c15),
-        }
+        };
+        if self.options.short_inos { (number ^ number >> 32) & 0xffff_ffff } else { number }
     }
 
     /// Whether anything can be changed.
