@@ -34,7 +34,7 @@ mod runtime_spec;
 mod shared_cache;
 mod store;
 mod tidy;
-mod user_namespaces;
 mod union;
+mod user_namespaces;
 mod vm;
 mod volumes;
