@@ -178,3 +178,37 @@ fn parse(bytes: &[u8], path: &Path) -> Result<Ref> {
 fn compressed_name(diff_id: DiffId, media_type: &str) -> String {
     format!("{}.{}", diff_id.0.hex(), escape(media_type))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{canonical_json, media_type};
+
+    #[test]
+    fn a_listing_needs_the_name_alone_and_reads_the_image_where_an_older_program_gave_it() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(dir.path()).expect("a new store");
+        let config = br#"{"architecture":"amd64","os":"linux","created":"2026-01-01T00:00:00Z","rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let stored = |media_type, bytes: &[u8]| {
+            store.put_blob(bytes).expect("room");
+            Descriptor::of(media_type, bytes)
+        };
+        let config = stored(media_type::OCI_CONFIG, config);
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"config":{},"layers":[]}}"#,
+            String::from_utf8_lossy(&canonical_json(&config))
+        );
+        let target = stored(media_type::OCI_MANIFEST, manifest.as_bytes());
+        for name in ["localhost/new:1", "localhost/old:1"] {
+            store.tag(&name.parse().expect("a name"), &target).expect("room");
+        }
+        let old = store.ref_path(&"localhost/old:1".parse().expect("a name"));
+        fs::write(&old, canonical_json(&target)).expect("room");
+        let summary = Summary { id: config.digest, created: Some("2026-01-01T00:00:00Z".to_owned()), bytes: 0 };
+        let summaries = || store.listed().expect("readable").into_iter().map(|image| image.summary).collect::<Vec<_>>();
+        assert_eq!(summaries(), [Some(summary.clone()), Some(summary.clone())]);
+        assert!(store.refs().expect("readable").iter().all(|(_, found)| *found == target));
+        fs::remove_file(store.blob_path(&target.digest)).expect("it was there");
+        assert_eq!(summaries(), [Some(summary), None]);
+    }
+}
