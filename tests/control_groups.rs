@@ -168,7 +168,7 @@ fn a_paused_container_stands_still() {
     }
     assert_eq!(number(), before);
     bundle.call(&["pause", "ID"]).fails(1).says(&["is paused"]);
-    bundle.call(&["exec", "ID", "true"]).fails(255).says(&["is paused"]);
+    bundle.call(&["exec", "ID", "true"]).fails(255).says(&["in a paused container"]);
     bundle.call(&["resume", "ID"]).ok();
     until("another number", || ![before.as_str(), ""].contains(&number().as_str()));
     assert_eq!(status(), "running");

@@ -27,6 +27,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::sys::fs::read_kernel_file;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
@@ -99,7 +100,7 @@ pub fn plan(resources: Option<&LinuxResources>, name: &Path) -> Result<Plan> {
 ///
 /// # Errors
 /// A limit cannot be applied: [`Kind::Unsupported`], naming the controller, with the fix as the hint. A value makes no
-/// sense: [`Kind::Invalid`].
+/// sense: [`Kind::Invalid`]. The cgroup is in use: [`Kind::Conflict`].
 pub fn plan_for(request: &Request<'_>) -> Result<Plan> {
     let resources = request.resources.map(settings::without_zeros);
     let request = Request { resources: resources.as_ref(), ..request.clone() };
@@ -148,6 +149,9 @@ fn on_v1(
     let path = base.join(named.strip_prefix("/").unwrap_or(&named));
     // The closest folder that is there already is where the first new one is made.
     let existing = path.ancestors().find(|folder| folder.is_dir()).unwrap_or(base);
+    if existing == path && request.unit.is_none() {
+        remove::refuse_in_use(&path)?;
+    }
     let writable = rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).is_ok();
     let mut folder = Folder {
         version: Version::V1,
@@ -185,8 +189,13 @@ fn possible_on_v1(existing: &Path, writable: bool, group: Group, settings: &[Set
             "cgroup v1 is root's: run as root, leave the limit out, or boot with systemd.unified_cgroup_hierarchy=1",
         ));
     }
+    // The topmost folder does not have all files.
+    if is_top {
+        return Ok(());
+    }
     // A file that the kernel was built without shows in the folder above already.
-    match settings.iter().find(|setting| !setting.optional && !existing.join(&setting.file).exists() && !is_top) {
+    let is_there = |setting: &Setting| setting.names().any(|name| existing.join(name).exists());
+    match settings.iter().find(|setting| !setting.optional && !is_there(setting)) {
         Some(setting) => Err(settings::missing_file(group, setting)),
         None => Ok(()),
     }
@@ -226,6 +235,9 @@ fn on_v2(
     let needs = Needs::of(unified, groups, resources, request.presence)?;
     match delegation::choose(unified, request.name, &needs, real_root) {
         Ok(choice) => {
+            if choice.path.is_dir() {
+                remove::refuse_in_use(&choice.path)?;
+            }
             *evacuate = choice.evacuate;
             Ok(Some(folder(choice.path, choice.steps)))
         }
@@ -355,9 +367,9 @@ fn make_with_cpuset(path: &Path) -> Result<()> {
     }
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let above = path.parent().unwrap_or(path).join(file);
-        let value = fs::read_to_string(&above).at("read", &above)?;
+        let value = read_kernel_file(&above).at("read", &above)?;
         let own = path.join(file);
-        fs::write(&own, value.trim()).at("write", &own)?;
+        write_value(&own, value.trim()).at("write", &own)?;
     }
     Ok(())
 }

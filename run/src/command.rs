@@ -128,6 +128,7 @@ fn create(
         container: first.as_fd(),
         process: &process,
         seccomp: seccomp.as_ref(),
+        bundle: None,
         cgroup: &container.record.cgroup,
         cgroup_below: "".as_ref(),
         io,

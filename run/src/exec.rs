@@ -12,12 +12,13 @@ use std::path::Path;
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::sys::container::hide_from_tracers;
 use layerfs::sys::process::{self as sys, CloneOptions};
-use oci_spec::runtime::{LinuxSeccomp, Process};
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use crate::cgroup::Cgroup;
 use crate::init::schedule::{Affinity, Schedule};
 use crate::init::{Init, Streams, View};
+use crate::launch::hooks::{Identity, Outside};
 use crate::launch::running::Waiting;
 use crate::launch::{Created, Io, about_set_up, channel, check_preserved, namespaces, running};
 use crate::rootfs::host_proc;
@@ -32,6 +33,8 @@ pub struct Exec<'a> {
     pub process: &'a Process,
     /// The container's own filter.
     pub seccomp: Option<&'a LinuxSeccomp>,
+    /// Where it was made from a bundle: what all its processes have of that, and whom a seccomp agent is told about.
+    pub bundle: Option<(&'a Spec, &'a Identity)>,
     /// The container's own cgroup.
     pub cgroup: &'a Cgroup,
     /// A folder below that one to be in; empty for that one itself.
@@ -50,13 +53,20 @@ pub struct Exec<'a> {
 /// The container has ended ([`Kind::Conflict`]); the program is not there or cannot be executed, as with
 /// [`crate::launch::create`]; any step of the set-up failed.
 pub fn exec(exec: Exec<'_>) -> Result<Created> {
+    let outside = match exec.bundle {
+        Some((spec, identity)) => {
+            let first = sys::pid_of(exec.container).context(|| "find the container's process")?;
+            Outside::of_running(spec, identity, first.unwrap_or(0))?
+        }
+        None => None,
+    };
     let waiting = join(exec).map_err(about_set_up)??;
-    Ok(Created::new(waiting, Cgroup::none(), Vec::new(), None))
+    Ok(Created::new(waiting, Cgroup::none(), Vec::new(), outside))
 }
 
 /// The inner error is what the new process said.
 fn join(exec: Exec<'_>) -> Result<Result<Waiting>> {
-    let Exec { container, process, seccomp, cgroup, cgroup_below, io, preserve_fds, dies_with_parent } = exec;
+    let Exec { container, process, seccomp, bundle, cgroup, cgroup_below, io, preserve_fds, dies_with_parent } = exec;
     check_preserved(preserve_fds)?;
     let filter = seccomp.map(Filter::compile).transpose()?;
     let others = differing_namespaces(container)?;
@@ -73,7 +83,7 @@ fn join(exec: Exec<'_>) -> Result<Result<Waiting>> {
         time_offsets: None,
         control_groups: placement.v1,
         oom_score_adj: process.oom_score_adj(),
-        schedule: Schedule::of(process, None)?,
+        schedule: Schedule::of(process, bundle.and_then(|(spec, _)| spec.linux().as_ref()))?,
         affinity: Affinity::of(process)?,
         filter,
         preserve_fds,

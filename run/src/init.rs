@@ -29,7 +29,7 @@ use crate::rootfs::{self, Prepared};
 use crate::seccomp::Filter;
 use identity::Sets;
 use program::Program;
-use schedule::{Affinity, Schedule, confine};
+use schedule::{Affinity, Schedule, confine, spread};
 
 /// Where the process lives.
 pub(crate) enum View<'a> {
@@ -166,7 +166,7 @@ impl<'a> Init<'a> {
         sys::keep_on_exec(3, end);
         sys::reset_signals();
         let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-        Ok(Ready { program, sets, filter: self.filter, no_new_privileges, process, outside: self.outside })
+        Ok(Ready { program, sets, filter: self.filter, no_new_privileges, outside: self.outside })
     }
 
     /// Once, while this process's files in `/proc` are its own: a change of ids hands them to root.
@@ -179,9 +179,13 @@ impl<'a> Init<'a> {
 
     /// Once, by the descriptors that were opened with the launcher's rights.
     pub(crate) fn join_control_groups(&mut self) -> Result<()> {
-        confine(self.affinity.initial.take().as_ref())?;
+        let initial = self.affinity.initial.take();
+        confine(initial.as_ref())?;
         for procs in self.control_groups.drain(..) {
             rustix::io::write(&procs, b"0").context(|| "join the cgroup")?;
+        }
+        if initial.is_none() {
+            spread();
         }
         Ok(())
     }
@@ -193,7 +197,6 @@ struct Ready<'a> {
     sets: Sets,
     filter: Option<Filter>,
     no_new_privileges: bool,
-    process: &'a Process,
     outside: Option<&'a Outside>,
 }
 
@@ -221,8 +224,8 @@ impl Ready<'_> {
 
     fn give_up_privileges(&self, channel: &Channel) -> Result<()> {
         if let Some(outside) = self.outside {
-            let environment = self.process.env().as_deref().unwrap_or_default();
-            outside.run(Moment::StartContainer, own_pid(), Some(environment))?;
+            let environment = self.program.as_ref().map(Program::environment).unwrap_or_default();
+            outside.run(Moment::StartContainer, own_pid(), Some(&environment))?;
         }
         if !self.no_new_privileges {
             // Without no_new_privs only CAP_SYS_ADMIN may load a filter, so it comes before the capabilities go.

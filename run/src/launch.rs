@@ -27,6 +27,7 @@ use layerfs::userns::Mapping;
 use oci_spec::runtime::{Process, Spec};
 
 use crate::cgroup;
+use crate::init::identity::Sets;
 use crate::init::schedule::{Affinity, Schedule};
 use crate::init::{Init, Streams, View, libc_flag};
 use crate::rootfs::{Circumstances, Prepared, host_proc};
@@ -150,7 +151,8 @@ fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
         owners,
     };
     let prepared = Prepared::new(spec, &rootfs, circumstances)?;
-    let plan_notes = cgroup.notes().to_vec();
+    let mut plan_notes = cgroup.notes().to_vec();
+    plan_notes.extend(Sets::of(process.capabilities().as_ref()).cannot_be_ambient());
     let (cgroup, placement) = cgroup.apply()?;
 
     let started = (|| {

@@ -140,6 +140,11 @@ fn in_engines_words(error: Error, program: &str) -> Error {
     }
 }
 
+/// Something to know that is no failure.
+fn warn(note: &str) {
+    let _ = writeln!(std::io::stderr(), "layerfs-runtime: {note}");
+}
+
 /// Tells whoever asked for it which process it is.
 fn introduce(handles: &Handles, pid: i32, pidfd: impl AsFd) -> Result<()> {
     if let Some(socket) = &handles.pidfd_socket {

@@ -333,7 +333,9 @@ pub(crate) fn watch(
 }
 
 fn follow_size(relay: &Relay) {
-    if let (Some(master), Some(size)) = (&relay.terminal, terminal::size()) {
+    if let Some(master) = &relay.terminal
+        && let Some(size) = terminal::size()
+    {
         terminal::resize(master.as_fd(), size);
     }
 }

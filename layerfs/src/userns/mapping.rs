@@ -11,6 +11,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::fs::read_kernel_file;
 use crate::sys::process::{CloneOptions, clone_child};
 
 /// A run of ids: `size` of them, from `container` inside and `host` outside.
@@ -39,7 +40,7 @@ impl Mapping {
     /// # Errors
     /// `/proc` is not mounted.
     pub fn current() -> Result<Self> {
-        let read = |path: &str| Ok::<_, Error>(parse_map(&fs::read_to_string(path).at("read", path)?));
+        let read = |path: &str| Ok::<_, Error>(parse_map(&read_kernel_file(path).at("read", path)?));
         Ok(Self { uids: read("/proc/self/uid_map")?, gids: read("/proc/self/gid_map")? })
     }
 

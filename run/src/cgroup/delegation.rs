@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::sys::fs::read_kernel_file;
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
@@ -151,10 +152,14 @@ pub(super) struct Step {
 
 impl Step {
     pub(super) fn take(&self) -> Result<()> {
+        let control = self.folder.join("cgroup.subtree_control");
+        let mut have = words(&control);
+        if !have.is_empty() && self.required.iter().chain(&self.wanted).all(|name| have.contains(name)) {
+            return Ok(());
+        }
         fs::create_dir_all(&self.folder).at("make the cgroup", &self.folder)?;
         check_type(&self.folder)?;
-        let control = self.folder.join("cgroup.subtree_control");
-        let have = words(&control);
+        have = words(&control);
         for controller in self.required.iter().filter(|name| !have.contains(name)) {
             write_value(&control, &format!("+{controller}")).map_err(|error| self.explain(controller, error))?;
         }
@@ -191,7 +196,7 @@ impl Step {
 /// Of what kind a cgroup is decides whether processes may join (`cgroup-v2.rst`, "Threads").
 pub(super) fn check_type(folder: &Path) -> Result<()> {
     // The topmost has no such file, and nor have kernels before 4.14.
-    let kind = fs::read_to_string(folder.join("cgroup.type")).unwrap_or_default();
+    let kind = read_kernel_file(folder.join("cgroup.type")).unwrap_or_default();
     let reason = match kind.trim() {
         "domain invalid" => "is `domain invalid`: a cgroup beside or above it is threaded, so no process may join it",
         "threaded" => "is `threaded`: it takes threads of processes that are above it, but no process of its own",
@@ -294,5 +299,5 @@ fn contains_all(have: &[String], needed: &[&str]) -> bool {
 }
 
 fn words(path: &Path) -> Vec<String> {
-    fs::read_to_string(path).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+    read_kernel_file(path).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Result};
+use layerfs::sys::fs::read_kernel_file;
 
 /// Where cgroup file systems are mounted by convention.
 pub(crate) const MOUNT_ROOT: &str = "/sys/fs/cgroup";
@@ -48,7 +49,7 @@ impl Hierarchy {
 /// The hierarchies this process is in and can see mounted, found without the mount table: a `statfs` at the
 /// conventional places tells a cgroup file system from a folder that only looks like one.
 pub(crate) fn probe() -> Result<Vec<Hierarchy>> {
-    let text = fs::read_to_string("/proc/self/cgroup").at("read", "/proc/self/cgroup")?;
+    let text = read_kernel_file("/proc/self/cgroup").at("read", "/proc/self/cgroup")?;
     Ok(parse(&text).into_iter().filter_map(|membership| locate(Path::new(MOUNT_ROOT), &membership)).collect())
 }
 
@@ -107,9 +108,12 @@ fn locate(root: &Path, membership: &Membership) -> Option<Hierarchy> {
         }
     }
     hierarchy.mount = candidates.into_iter().find(|folder| is_cgroup(folder, version))?;
-    let own = hierarchy.mount.join(membership.path.trim_start_matches('/'));
-    // In a container without a cgroup namespace the mount shows a part of the hierarchy, and the path does not fit.
-    hierarchy.own = if own.is_dir() { own } else { hierarchy.mount.clone() };
+    let below = membership.path.trim_start_matches('/');
+    hierarchy.own = match hierarchy.mount.join(below) {
+        own if !below.is_empty() && own.is_dir() => own,
+        // In a container without a cgroup namespace the mount shows a part of the hierarchy, and the path does not fit.
+        _ => hierarchy.mount.clone(),
+    };
     Some(hierarchy)
 }
 

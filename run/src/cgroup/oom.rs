@@ -1,11 +1,12 @@
 //! The kernel's kills for want of memory: how many there were, and when the next one happens.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::sys::fs::read_kernel_file;
 use rustix::event::EventfdFlags;
 use rustix::fs::inotify;
 
@@ -23,7 +24,7 @@ impl Cgroup {
 
     /// How many of its processes the kernel killed for want of memory.
     pub fn oom_kills(&self) -> u64 {
-        let text = self.oom_counter().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+        let text = self.oom_counter().and_then(|path| read_kernel_file(path).ok()).unwrap_or_default();
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
     }

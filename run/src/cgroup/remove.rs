@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::sys::fs::read_kernel_file;
 use layerfs::sys::process::send_signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -24,6 +25,14 @@ impl Cgroup {
     /// # Errors
     /// A folder could not be removed; all others are, first.
     pub fn destroy(&self) -> Result<()> {
+        // The kernel removes what nobody is in and nothing is below. It need not be asked first.
+        let gone = |folder: &&Path| match fs::remove_dir(folder) {
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+            Ok(()) => true,
+        };
+        if self.unit.is_none() && self.folders().iter().filter(|folder| !gone(folder)).count() == 0 {
+            return Ok(());
+        }
         let mut first = Ok(());
         if self.is_populated() {
             first = self.kill_all();
@@ -119,13 +128,30 @@ fn undying(folder: &Path) -> Error {
     Error::new(Kind::System, format!("processes in `{}` do not die", folder.display()))
 }
 
+/// A container that ends takes its cgroup along with all that is in it, so it must not be another's; and in one that is
+/// frozen it would not even start.
+pub(super) fn refuse_in_use(folder: &Path) -> Result<()> {
+    let elsewhere = "is it of a container under another --root? linux.cgroupsPath puts this one elsewhere";
+    let count = processes(folder)?.len();
+    if count > 0 {
+        let sentence = format!("container's cgroup is not empty: `{}` has {count} processes", folder.display());
+        return Err(Error::new(Kind::Conflict, sentence).hint(elsewhere));
+    }
+    let says = |file: &str, text: &str| read_kernel_file(folder.join(file)).is_ok_and(|found| found.starts_with(text));
+    if says("freezer.state", "FR") || says("cgroup.freeze", "1") {
+        let sentence = format!("container's cgroup unexpectedly frozen: `{}`", folder.display());
+        return Err(Error::new(Kind::Conflict, sentence).hint(elsewhere));
+    }
+    Ok(())
+}
+
 /// The processes in a cgroup and in those below. None in one that is gone.
 fn processes(folder: &Path) -> Result<Vec<Pid>> {
     let gone = |error: &std::io::Error| {
         error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::NODEV.raw_os_error())
     };
     let listing = folder.join("cgroup.procs");
-    let mut pids: Vec<Pid> = match fs::read_to_string(&listing) {
+    let mut pids: Vec<Pid> = match read_kernel_file(&listing) {
         Err(error) if gone(&error) => return Ok(Vec::new()),
         // A threaded cgroup lists no processes; those are its domain's.
         Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => Vec::new(),
@@ -166,7 +192,7 @@ fn kill_unified(folder: &Path) -> Result<()> {
         let alone = Cgroup { v2: Some(folder.to_owned()), ..Cgroup::none() };
         return alone.kill_each(folder);
     }
-    while fs::read_to_string(&events).is_ok_and(|text| text.contains("populated 1")) {
+    while read_kernel_file(&events).is_ok_and(|text| text.contains("populated 1")) {
         // A change of the file is told as urgent data (Documentation/admin-guide/cgroup-v2.rst, "cgroup.events").
         let mut fds = [PollFd::new(&file, PollFlags::PRI)];
         match poll(&mut fds, Some(&LEAVE)) {

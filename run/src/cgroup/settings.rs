@@ -3,12 +3,12 @@
 //! Sources: the runtime specification's config-linux.md; Linux `Documentation/admin-guide/cgroup-v1/` and
 //! `cgroup-v2.rst`.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 use layerfs::error::{Context, Error, Kind, Result};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, LinuxThrottleDevice, LinuxWeightDevice};
-
-use super::write_value;
 
 /// What a controller is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,14 +170,37 @@ impl Setting {
         Self { file: file.into(), value: value.to_string(), optional: false }
     }
 
-    pub(super) fn write(&self, folder: &Path) -> Result<()> {
+    /// What its file may be called: some of a scheduler's are its own by now.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let other = match self.file.as_str() {
+            "blkio.weight" => Some("blkio.bfq.weight"),
+            "blkio.weight_device" => Some("blkio.bfq.weight_device"),
+            _ => None,
+        };
+        std::iter::once(self.file.as_str()).chain(other)
+    }
+
+    /// Writes it to its file in one call, as the kernel wants it. The file stays open for the next one that is for it.
+    fn write<'a>(&'a self, folder: &Path, open: &mut Option<(&'a str, File)>) -> Result<()> {
         let path = folder.join(&self.file);
-        match write_value(&path, &self.value) {
-            Err(error) if self.optional && error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            written => written
-                .context(|| format!("write `{}` to `{}`", self.value, path.display()))
-                .map_err(|error| self.explain(folder, error)),
+        let file = match open.take() {
+            Some((name, file)) if name == self.file => Ok(file),
+            _ => {
+                let open = |name| File::options().write(true).open(folder.join(name));
+                let mut names = self.names().map(open);
+                let first = names.next().unwrap_or_else(|| Err(std::io::ErrorKind::NotFound.into()));
+                first.or_else(|error| names.next().and_then(std::io::Result::ok).ok_or(error))
+            }
+        };
+        match file.and_then(|mut file| file.write_all(self.value.as_bytes()).map(|()| file)) {
+            Ok(file) => *open = Some((&self.file, file)),
+            Err(error) if self.optional && error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let failed = Err(error).context(|| format!("write `{}` to `{}`", self.value, path.display()));
+                return failed.map_err(|error| self.explain(folder, error));
+            }
         }
+        Ok(())
     }
 }
 
@@ -226,8 +249,9 @@ pub(super) fn write_all(folder: &Path, settings: &[Setting]) -> Result<()> {
         ("cpu.rt_period_us", "cpu.rt_runtime_us"),
     ];
     let mut later: Vec<&Setting> = Vec::new();
+    let mut open = None;
     for setting in settings {
-        let written = setting.write(folder);
+        let written = setting.write(folder, &mut open);
         let Some((_, partner)) = PAIRS.iter().find(|(first, _)| *first == setting.file) else {
             written?;
             continue;
@@ -239,7 +263,7 @@ pub(super) fn write_all(folder: &Path, settings: &[Setting]) -> Result<()> {
             written => written?,
         }
     }
-    later.into_iter().try_for_each(|setting| setting.write(folder))
+    later.into_iter().try_for_each(|setting| setting.write(folder, &mut open))
 }
 
 fn is_invalid(error: &Error) -> bool {
@@ -491,8 +515,8 @@ fn v2_io(resources: &LinuxResources, bfq: bool) -> Vec<Setting> {
     settings
 }
 
-/// The Spec's rules about devices and then what every container has: its default nodes, terminals, and the making of
-/// nodes, which gives no access to what is behind them.
+/// The Spec's rules about devices and then, as with crun and runc, what every container has whatever those say: its
+/// default nodes, terminals, and the making of nodes, which gives no access to what is behind them.
 pub(super) fn device_rules(resources: &LinuxResources) -> Vec<LinuxDeviceCgroup> {
     const ALWAYS: [(LinuxDeviceType, Option<i64>, Option<i64>, &str); 11] = [
         (LinuxDeviceType::C, None, None, "m"),
@@ -508,12 +532,13 @@ pub(super) fn device_rules(resources: &LinuxResources) -> Vec<LinuxDeviceCgroup>
         (LinuxDeviceType::C, Some(136), None, "rwm"),
     ];
     let mut rules = resources.devices().clone().unwrap_or_default();
-    let given = rules.clone();
+    // A rule before a denial may not hold any more.
+    let given = rules.iter().rposition(|rule| !rule.allow()).map_or(0, |last| last + 1)..rules.len();
     for (kind, major, minor, access) in ALWAYS {
         let mut rule = LinuxDeviceCgroup::default();
         rule.set_allow(true).set_typ(Some(kind)).set_major(major).set_minor(minor).set_access(Some(access.to_owned()));
         // Engines list them too; each costs a write.
-        if !given.contains(&rule) {
+        if !rules[given.clone()].contains(&rule) {
             rules.push(rule);
         }
     }

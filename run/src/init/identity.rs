@@ -44,6 +44,15 @@ impl Sets {
         }
     }
 
+    /// What is to be ambient and cannot be, in sentences: the kernel raises only what is permitted and inheritable.
+    pub(crate) fn cannot_be_ambient(&self) -> Vec<String> {
+        let missing = self.ambient & !(self.permitted & self.inheritable);
+        let name = |(name, _): (&str, CapabilitySet)| {
+            format!("can't raise ambient capability CAP_{name}: it is not permitted and inheritable")
+        };
+        missing.iter_names().map(name).collect()
+    }
+
     /// Takes everything else out of the bounding set. Needs `CAP_SETPCAP`, so it comes first.
     pub(crate) fn drop_bounding(&self) -> Result<()> {
         for number in 0..64 {

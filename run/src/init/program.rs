@@ -36,7 +36,7 @@ impl Program {
         Ok(Self {
             name: name.clone(),
             arguments: c_strings("process.args", args)?,
-            environment: c_strings("process.env", env)?,
+            environment: c_strings("process.env", &last_of_each(env))?,
             search: search.unwrap_or(DEFAULT_PATH).to_owned(),
         })
     }
@@ -57,12 +57,20 @@ impl Program {
     /// Gives it a `HOME` where its environment has none: the folder that the container's `/etc/passwd` has for the user,
     /// else `/`. Everybody's runtime does so, and shells without one misbehave.
     pub(crate) fn ensure_home(&mut self, uid: u32) {
-        if self.environment.iter().any(|variable| variable.as_bytes().starts_with(b"HOME=")) {
-            return;
+        let is_home = |variable: &CString| variable.as_bytes().starts_with(b"HOME=");
+        match self.environment.iter().position(is_home) {
+            Some(at) if self.environment[at].as_bytes() == b"HOME=" => drop(self.environment.remove(at)),
+            Some(_) => return,
+            None => {}
         }
         let user = user::resolve(&uid.to_string(), &read_passwd().unwrap_or_default(), b"", &[]);
         let home = user.map_or_else(|_| "/".to_owned(), |user| user.home);
         self.environment.extend(CString::new(format!("HOME={home}")));
+    }
+
+    /// What it finds in its environment.
+    pub(crate) fn environment(&self) -> Vec<String> {
+        self.environment.iter().map(|variable| variable.to_string_lossy().into_owned()).collect()
     }
 
     /// Becomes the program. Returns only the reason why not.
@@ -174,17 +182,31 @@ fn open_plain(path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     }
 }
 
-fn c_strings(what: &str, strings: &[String]) -> Result<Vec<CString>> {
-    let convert = |string: &String| {
-        CString::new(string.as_str())
-            .map_err(|_| Error::new(Kind::Invalid, format!("{what} has a NUL byte in {string:?}")))
+/// The variables, each once: of two with the same name programs would not agree which one holds.
+fn last_of_each(variables: &[String]) -> Vec<&String> {
+    let name = |variable: &String| variable.split('=').next().unwrap_or_default().to_owned();
+    let later: std::collections::HashMap<String, usize> =
+        variables.iter().enumerate().map(|(at, variable)| (name(variable), at)).collect();
+    let is_last = |(at, variable): &(usize, &String)| later.get(&name(variable)) == Some(at);
+    variables.iter().enumerate().filter(is_last).map(|(_, variable)| variable).collect()
+}
+
+fn c_strings(what: &str, strings: &[impl AsRef<str>]) -> Result<Vec<CString>> {
+    let convert = |string: &str| {
+        CString::new(string).map_err(|_| Error::new(Kind::Invalid, format!("{what} has a NUL byte in {string:?}")))
     };
-    strings.iter().map(convert).collect()
+    strings.iter().map(|string| convert(string.as_ref())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_variable_is_there_once() {
+        let variables = ["A=1", "B=2", "A=3", "C"].map(str::to_owned);
+        assert_eq!(last_of_each(&variables), ["B=2", "A=3", "C"]);
+    }
 
     #[test]
     fn candidates_follow_the_containers_path() {

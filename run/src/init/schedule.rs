@@ -98,6 +98,14 @@ pub(crate) fn confine(processors: Option<&Vec<usize>>) -> Result<()> {
         .map_err(|error| error.hint("none of those processors is there and allowed"))
 }
 
+/// Lets this process run wherever its cgroup does, not only where its caller was confined to; as crun and runc.
+pub(crate) fn spread() {
+    let mut set = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|number| set.set(number));
+    // Where that is not allowed it stays where it is.
+    let _ = rustix::thread::sched_setaffinity(None, &set);
+}
+
 fn explain(error: Error, capability: &str) -> Error {
     match error.errno().map(Errno::from_raw_os_error) {
         Some(Errno::PERM) => error.hint(format!("it needs {capability}, which this process does not have")),

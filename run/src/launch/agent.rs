@@ -57,7 +57,7 @@ impl Outside {
             "ociVersion": VERSION,
             "fds": ["seccompFd"],
             "pid": pid,
-            "state": self.state("creating", pid),
+            "state": self.first.map_or_else(|| self.state("creating", pid), |first| self.state("running", first)),
         });
         if let Some(metadata) = metadata {
             state["metadata"] = json!(metadata);

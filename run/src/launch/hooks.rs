@@ -39,6 +39,8 @@ pub(crate) struct Outside {
     annotations: HashMap<String, String>,
     hooks: Hooks,
     pub(super) listener: Option<Listener>,
+    /// The first process of a container that runs already, where it is about another one.
+    pub(super) first: Option<i32>,
 }
 
 /// The agent that decides about system calls for which a filter says so.
@@ -113,7 +115,16 @@ impl Outside {
         let identity = identity.cloned().ok_or_else(|| {
             Error::new(Kind::Unsupported, "hooks and seccomp agents are for containers that are made from a bundle")
         })?;
-        Ok(Some(Self { identity, annotations: spec.annotations().clone().unwrap_or_default(), hooks, listener }))
+        let annotations = spec.annotations().clone().unwrap_or_default();
+        Ok(Some(Self { identity, annotations, hooks, listener, first: None }))
+    }
+
+    /// The same for a further process of a container, which has no moments of its own.
+    pub(crate) fn of_running(spec: &Spec, identity: &Identity, first: i32) -> Result<Option<Self>> {
+        let Some(listener) = super::agent::listener(spec)? else { return Ok(None) };
+        let annotations = spec.annotations().clone().unwrap_or_default();
+        let (identity, hooks) = (identity.clone(), Hooks::default());
+        Ok(Some(Self { identity, annotations, hooks, listener: Some(listener), first: Some(first) }))
     }
 
     /// Whether any of these moments has a hook.

@@ -1,10 +1,10 @@
 //! The container's view of cgroups at `/sys/fs/cgroup`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use layerfs::error::{Context, Result};
-use rustix::fs::symlinkat;
+use rustix::fs::{Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
@@ -44,10 +44,10 @@ pub(super) fn mount(
                 continue;
             }
         };
-        let place = root.ensure_dir(&destination.join(&name))?;
+        // In a file system that nobody else has seen yet no path leads anywhere else.
+        let place = make_folder(folder.as_fd(), &name).context(|| format!("make a place for `{name}`"))?;
         attach(fs.as_fd(), place.as_fd()).context(|| format!("attach `{name}`"))?;
         if hierarchy.controllers.len() > 1 {
-            let folder = root.find(destination).context(|| "find it")?;
             for alias in &hierarchy.controllers {
                 symlinkat(&name, &folder, alias).context(|| format!("link `{alias}`"))?;
             }
@@ -58,6 +58,11 @@ pub(super) fn mount(
         layerfs::sys::mount::set_read_only(folder.as_fd()).context(|| "make it read-only")?;
     }
     Ok(folder)
+}
+
+fn make_folder(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    mkdirat(parent, name, Mode::from_raw_mode(0o755))?;
+    openat(parent, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// One hierarchy as the container sees it: mounted anew in its own namespace, or its own folder bound.

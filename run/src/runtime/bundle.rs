@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::userns::Mapping;
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, Mount, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
 
 use super::arguments::{CgroupManager, Create, Handles};
-use super::in_engines_words;
+use super::{in_engines_words, warn};
 use crate::cgroup::{self, Presence, Request, Unit};
 use crate::launch::{Created, Identity, Io, Launch, Rootfs, create};
 use crate::seal;
-use crate::spec::default_device_rules;
 
 /// Largest `config.json` that is read, in bytes.
 const CONFIG_MAX: u64 = 16 << 20;
@@ -44,7 +43,6 @@ impl Bundle {
         let root =
             root.ok_or_else(|| Error::new(Kind::Invalid, format!("`{}` names no root", create.config.display())))?;
         let id = create.id.id.clone();
-        allow_default_devices(&mut spec);
         let cgroup = plan(&spec, &id, cgroups)?;
         let preserve_fds = match spec.process_mut() {
             Some(process) => pass_on_sockets(process, &create.handles)?,
@@ -102,7 +100,7 @@ pub(super) fn read_spec(path: &Path) -> Result<Spec> {
     if size > CONFIG_MAX {
         return Err(Error::new(Kind::Limit, format!("`{}` has {size} bytes", path.display())));
     }
-    crate::spec::read(&fs::read(path).at("read", path)?).at("read", path)
+    crate::spec::read(&fs::read(path).at("read", path)?, &mut |note| warn(&note)).at("read", path)
 }
 
 /// Whether the container has a folder of the host that it and others may write to.
@@ -152,43 +150,4 @@ pub(super) fn pass_on_sockets(process: &mut Process, handles: &Handles) -> Resul
     activated
         .checked_add(handles.preserve_fds)
         .ok_or_else(|| Error::new(Kind::Usage, "--preserve-fds and LISTEN_FDS name more descriptors than there can be"))
-}
-
-/// Rules of a `Spec` are on top of what a runtime lets every container use; after those, so that they can take it back,
-/// but for a rule that denies everything and what is before that.
-fn allow_default_devices(spec: &mut Spec) {
-    let rules = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut()?.devices_mut().as_mut());
-    if let Some(rules) = rules.filter(|rules| !rules.is_empty()) {
-        let is_all = |rule: &LinuxDeviceCgroup| {
-            let kind = rule.typ().is_none_or(|kind| kind == LinuxDeviceType::A);
-            kind && rule.major().is_none_or(|number| number < 0) && rule.minor().is_none_or(|number| number < 0)
-        };
-        // dockerd has its list there twice.
-        let at = rules.iter().rposition(|rule| !rule.allow() && is_all(rule)).map_or(0, |last| last + 1);
-        rules.splice(at..at, default_device_rules());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn default_devices_come_after_the_denial_of_all() {
-        let rules = r#"[{"allow":false,"access":"rwm"},{"allow":false,"type":"c","major":1,"minor":3,"access":"w"}]"#;
-        check(rules, 0);
-        let twice = rules.replacen('[', r#"[{"allow":true,"type":"c","major":1,"minor":5},{"allow":true},"#, 1);
-        check(&twice, 2);
-    }
-
-    /// The rules that every container has come after the denial at this place.
-    fn check(rules: &str, denial: usize) {
-        let text = format!(r#"{{"ociVersion":"1.0.2","linux":{{"resources":{{"devices":{rules}}}}}}}"#);
-        let mut spec: Spec = serde_json::from_str(&text).expect("valid");
-        allow_default_devices(&mut spec);
-        let rules = spec.linux().as_ref().and_then(|l| l.resources().as_ref()?.devices().clone()).expect("rules");
-        let (first, last) = (&rules[denial], &rules[denial + 11]);
-        assert_eq!((rules.len(), first.allow(), last.allow()), (12 + denial, false, false));
-        assert_eq!(&rules[denial + 1..denial + 11], default_device_rules());
-    }
 }

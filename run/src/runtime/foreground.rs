@@ -6,7 +6,7 @@ use layerfs::sys::signals::Signals;
 use super::arguments::{CgroupManager, Handles, Run};
 use super::bundle::Bundle;
 use super::instances::Instances;
-use super::{holder, introduce, send_terminal};
+use super::{holder, introduce, send_terminal, warn};
 use crate::launch::{Created, Io, Running};
 use crate::options::Streams;
 use crate::session::{self, Attachment, Observer, Watched};
@@ -29,7 +29,7 @@ pub(super) fn run(instances: &Instances, run: &Run, cgroups: CgroupManager) -> R
     }
     let bundle = Bundle::read(create, cgroups)?;
     let mut instance = instances.make(&bundle)?;
-    let ran = attend(bundle.has_terminal(), &create.handles, |io| {
+    let attended = attend(bundle.has_terminal(), &create.handles, |io| {
         let created = bundle.launch(io, true)?;
         for note in created.notes() {
             warn(note);
@@ -40,12 +40,11 @@ pub(super) fn run(instances: &Instances, run: &Run, cgroups: CgroupManager) -> R
     })
     .map_err(|error| super::in_engines_words(error, bundle.program()));
     // What could not be started leaves nothing; what ended leaves its state where that is wanted.
-    if ran.is_err() || !run.keep {
-        let _ = instance.remove();
-    }
-    let (running, code) = ran?;
-    let _ = running.destroy();
-    Ok(code)
+    let _ = match &attended {
+        Ok((running, _)) if run.keep => running.cgroup().destroy(),
+        _ => instance.remove(),
+    };
+    attended.map(|(_, code)| code)
 }
 
 /// Starts what `make` makes, carries bytes and signals until it ends, and gives it back with its exit code.
@@ -73,11 +72,6 @@ pub(super) fn attend(
     let exit = running.wait()?;
     relay.drain();
     Ok((running, exit.code))
-}
-
-fn warn(note: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "layerfs-runtime: {note}");
 }
 
 struct Quiet;

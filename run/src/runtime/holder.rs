@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::arguments::{CgroupManager, Create, Handles};
 use super::bundle::Bundle;
 use super::instances::{Instance, Instances, Status};
-use super::{in_engines_words, introduce, send_terminal, through_folder};
+use super::{in_engines_words, introduce, send_terminal, through_folder, warn};
 use crate::failure;
 use crate::launch::{Created, Io, Stdio};
 use crate::session::null;
@@ -50,9 +50,7 @@ fn make(instance: &mut Instance, bundle: &Bundle, handles: &Handles) -> Result<(
         }),
     };
     let mut created = bundle.launch(io, false)?;
-    for note in created.notes() {
-        let _ = writeln!(std::io::stderr(), "layerfs-runtime: {note}");
-    }
+    created.notes().iter().for_each(|note| warn(note));
     if let (Some(master), Some(socket)) = (created.take_terminal(), &handles.console_socket) {
         send_terminal(socket, &master)?;
     }

@@ -22,8 +22,12 @@ use crate::time;
 
 /// The socket by which a created container is started.
 const START: &str = "start";
+/// What it is.
+const RECORD: &str = "state.json";
+/// What became of it.
+const LIFE: &str = "process.json";
 
-/// `state.json`
+/// `state.json`. Written once, before anything is made.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Record {
@@ -34,12 +38,20 @@ struct Record {
     owner: u32,
     cgroup: Cgroup,
     annotations: HashMap<String, String>,
-    process: Option<ProcessId>,
     /// As they were when it was created: what becomes of the bundle later is nothing to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     hooks: Option<Hooks>,
     /// Its first process takes all others along when it ends.
     own_pid_namespace: bool,
+}
+
+/// `process.json`. A file of its own, so that nothing is ever written anew: replacing a file by a rename has a disk's
+/// file system allocate and write what is gone a moment later.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Life {
+    process: ProcessId,
+    /// As it was made.
+    cgroup: Cgroup,
 }
 
 /// The specification's word for where a container is in its life, and one more.
@@ -75,6 +87,8 @@ pub(super) struct Instances {
 pub(super) struct Instance {
     folder: PathBuf,
     record: Record,
+    /// Its first process, once it has one.
+    process: Option<ProcessId>,
 }
 
 impl Instances {
@@ -83,10 +97,11 @@ impl Instances {
     pub(super) fn of(root: Option<&Path>) -> Result<Self> {
         let uid = rustix::process::geteuid();
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()).map(PathBuf::from);
-        let is_real_root = uid.is_root() && Mapping::current()?.is_host();
         let root = match (root, runtime) {
             (Some(root), _) => std::path::absolute(root).at("find", root)?,
-            (None, Some(runtime)) if !is_real_root => runtime.join("layerfs-runtime"),
+            (None, Some(runtime)) if !uid.is_root() || !Mapping::current()?.is_host() => {
+                runtime.join("layerfs-runtime")
+            }
             (None, _) if uid.is_root() => PathBuf::from("/run/layerfs-runtime"),
             (None, _) => PathBuf::from(format!("/tmp/layerfs-runtime-{}", uid.as_raw())),
         };
@@ -131,27 +146,31 @@ impl Instances {
             // Written down before it is made, for whoever clears up.
             cgroup: bundle.cgroup.cgroup(),
             annotations,
-            process: None,
             hooks: bundle.spec.hooks().clone(),
             own_pid_namespace: bundle.has_own_pid_namespace(),
         };
-        let mut instance = Instance { folder, record };
-        instance.write().map(|()| instance)
+        write_new(&folder.join(RECORD), &record)?;
+        Ok(Instance { folder, record, process: None })
     }
 
     /// The one with this id.
     pub(super) fn find(&self, id: &str) -> Result<Instance> {
         check_id(id)?;
         let folder = self.root.join(id);
-        let path = folder.join("state.json");
-        match fs::read(&path) {
-            Ok(bytes) => Ok(Instance { folder, record: serde_json::from_slice(&bytes).at("read", &path)? }),
-            // Half-made: there is nothing to know of it but that it can be deleted.
-            Err(_) if folder.is_dir() => {
-                Ok(Instance { folder, record: Record { id: id.to_owned(), ..Record::default() } })
+        let Some(mut record) = read::<Record>(&folder.join(RECORD))? else {
+            if !folder.is_dir() {
+                return Err(Error::new(Kind::NotFound, format!("container `{id}` does not exist")));
             }
-            Err(_) => Err(Error::new(Kind::NotFound, format!("container `{id}` does not exist"))),
+            // Half-made: there is nothing to know of it but that it can be deleted.
+            let record = Record { id: id.to_owned(), ..Record::default() };
+            return Ok(Instance { folder, record, process: None });
+        };
+        let mut process = None;
+        if let Some(life) = read::<Life>(&folder.join(LIFE))? {
+            record.cgroup = life.cgroup;
+            process = Some(life.process);
         }
+        Ok(Instance { folder, record, process })
     }
 
     pub(super) fn all(&self) -> Result<Vec<Instance>> {
@@ -169,20 +188,20 @@ impl Instances {
 impl Instance {
     /// Writes down its first process, and the cgroup as it was made.
     pub(super) fn record(&mut self, created: &Created) -> Result<()> {
-        self.record.process = Some(ProcessId::of(created.pid())?);
-        self.record.cgroup = created.cgroup().clone();
-        self.write()
-    }
-
-    fn write(&mut self) -> Result<()> {
-        let (moment, path) = (self.folder.join(".state.json"), self.folder.join("state.json"));
-        let bytes = serde_json::to_vec(&self.record).context(|| "write JSON")?;
-        fs::write(&moment, bytes).at("write", &moment)?;
-        fs::rename(&moment, &path).at("rename", &path)
+        let life = Life { process: ProcessId::of(created.pid())?, cgroup: created.cgroup().clone() };
+        write_new(&self.folder.join(LIFE), &life)?;
+        self.record.cgroup = life.cgroup;
+        self.process = Some(life.process);
+        Ok(())
     }
 
     pub(super) fn id(&self) -> &str {
         &self.record.id
+    }
+
+    /// Whom hooks and agents are told about.
+    pub(super) fn identity(&self) -> Identity {
+        Identity { id: self.record.id.clone(), bundle: self.record.bundle.clone() }
     }
 
     pub(super) fn bundle(&self) -> &Path {
@@ -205,13 +224,13 @@ impl Instance {
     /// The first process, where it lives.
     pub(super) fn open_process(&self) -> Result<OwnedFd> {
         let stopped = || Error::new(Kind::Conflict, format!("container not running: `{}` is stopped", self.record.id));
-        self.record.process.as_ref().and_then(ProcessId::open).ok_or_else(stopped)
+        self.process.as_ref().and_then(ProcessId::open).ok_or_else(stopped)
     }
 
     /// The numbers of its processes.
     pub(super) fn processes(&self) -> Result<Vec<i32>> {
         let pids = self.record.cgroup.processes()?;
-        match &self.record.process {
+        match &self.process {
             // Without a cgroup only this one is known.
             Some(process) if pids.is_empty() && process.is_alive() => Ok(vec![process.pid]),
             _ => Ok(pids),
@@ -220,7 +239,7 @@ impl Instance {
 
     /// Where it is in its life.
     pub(super) fn status(&self) -> Status {
-        match &self.record.process {
+        match &self.process {
             None => Status::Creating,
             Some(process) if !process.is_alive() => Status::Stopped,
             Some(_) if self.record.cgroup.is_frozen() => Status::Paused,
@@ -232,7 +251,7 @@ impl Instance {
     /// The state as the specification has it (runtime.md, "State"), with what runc and crun say besides.
     pub(super) fn state(&self) -> Value {
         let status = self.status();
-        let pid = self.record.process.as_ref().filter(|_| status != Status::Stopped).map_or(0, |process| process.pid);
+        let pid = self.process.as_ref().filter(|_| status != Status::Stopped).map_or(0, |process| process.pid);
         json!({
             "ociVersion": VERSION,
             "id": self.record.id,
@@ -252,12 +271,28 @@ impl Instance {
         self.record.cgroup.destroy()?;
         fs::remove_dir_all(&self.folder).at("remove", &self.folder)?;
         if let Some(all) = &self.record.hooks {
-            let identity = Identity { id: self.record.id.clone(), bundle: self.record.bundle.clone() };
-            for error in hooks::run_poststop(all, &self.record.annotations, &identity) {
+            for error in hooks::run_poststop(all, &self.record.annotations, &self.identity()) {
                 let _ = writeln!(std::io::stderr(), "layerfs-runtime: warning: {}", error.chain());
             }
         }
         Ok(())
+    }
+}
+
+/// Writes a file that is not there yet, by one call, so that whoever reads it meanwhile finds all of it or nothing.
+fn write_new(path: &Path, value: &impl Serialize) -> Result<()> {
+    let bytes = serde_json::to_vec(value).context(|| "write JSON")?;
+    let file = fs::File::options().write(true).create_new(true).open(path);
+    file.and_then(|mut file| file.write_all(&bytes)).at("write", path)
+}
+
+/// What such a file says; nothing, where it is not there or not written yet.
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) if bytes.is_empty() => Ok(None),
+        Ok(bytes) => serde_json::from_slice(&bytes).at("read", path).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).at("read", path),
     }
 }
 

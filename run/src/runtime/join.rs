@@ -9,7 +9,7 @@ use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec};
 use super::arguments::Exec;
 use super::bundle::{pass_on_sockets, read_spec, terminal_size};
 use super::instances::{Instance, Status};
-use super::{foreground, in_engines_words, introduce, send_terminal};
+use super::{foreground, in_engines_words, introduce, send_terminal, warn};
 use crate::exec::{self, exec as join};
 use crate::launch::{Created, Io, Stdio};
 
@@ -20,8 +20,8 @@ pub(super) fn exec(instance: &Instance, arguments: &Exec) -> Result<i32> {
         Status::Created | Status::Running => {}
         Status::Paused if arguments.ignore_paused => {}
         Status::Paused => {
-            return Err(Error::new(Kind::Conflict, format!("container `{}` is paused", instance.id()))
-                .hint("resume it first, or use --ignore-paused"));
+            let sentence = format!("cannot exec in a paused container: `{}`", instance.id());
+            return Err(Error::new(Kind::Conflict, sentence).hint("resume it first, or use --ignore-paused"));
         }
         Status::Creating | Status::Stopped => {
             let sentence = format!("container not running: `{}` is {}", instance.id(), status.word());
@@ -33,7 +33,7 @@ pub(super) fn exec(instance: &Instance, arguments: &Exec) -> Result<i32> {
     let mut process = match &arguments.process {
         Some(path) => {
             let text = std::fs::read(path).at("read", path)?;
-            crate::spec::read_process(&text).at("read", path)?
+            crate::spec::read_process(&text, &mut |note| warn(&note)).at("read", path)?
         }
         None => from_options(&spec, arguments)?,
     };
@@ -45,12 +45,14 @@ pub(super) fn exec(instance: &Instance, arguments: &Exec) -> Result<i32> {
     let preserve_fds = pass_on_sockets(&mut process, handles)?;
     let program = process.args().iter().flatten().next().cloned().unwrap_or_default();
     let first = instance.open_process()?;
+    let identity = instance.identity();
     let below = cgroup_below(arguments.cgroup.as_deref())?;
     let make = |io: Io, dies_with_parent: bool| {
         join(exec::Exec {
             container: first.as_fd(),
             process: &process,
             seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
+            bundle: Some((&spec, &identity)),
             cgroup: instance.cgroup(),
             cgroup_below: &below,
             io,
@@ -144,7 +146,8 @@ fn from_options(spec: &Spec, arguments: &Exec) -> Result<Process> {
     Ok(process)
 }
 
-/// Adds to what the process may do, now and by programs that give it: not to what its children inherit.
+/// Adds to what the process may do, now and by programs that give it, and to what its children inherit where it is
+/// inheritable already: only that can be ambient.
 fn with_capabilities(mut capabilities: LinuxCapabilities, names: &[String]) -> Result<LinuxCapabilities> {
     for name in names {
         let upper = name.to_ascii_uppercase();
@@ -156,9 +159,13 @@ fn with_capabilities(mut capabilities: LinuxCapabilities, names: &[String]) -> R
             set.insert(capability);
             Some(set)
         };
-        let (bounding, effective, permitted) =
-            (with(capabilities.bounding()), with(capabilities.effective()), with(capabilities.permitted()));
-        capabilities.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
+        let (bounding, effective, permitted, ambient) = (
+            with(capabilities.bounding()),
+            with(capabilities.effective()),
+            with(capabilities.permitted()),
+            with(capabilities.ambient()),
+        );
+        capabilities.set_bounding(bounding).set_effective(effective).set_permitted(permitted).set_ambient(ambient);
     }
     Ok(capabilities)
 }

@@ -1,9 +1,9 @@
 //! A process, named so that it is never mistaken for another.
 
-use std::fs;
 use std::os::fd::OwnedFd;
 
 use layerfs::error::{Context, Result};
+use layerfs::sys::fs::read_kernel_file;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ impl ProcessId {
     /// There is none.
     pub fn of(pid: i32) -> Result<Self> {
         let path = format!("/proc/{pid}/stat");
-        let stat = fs::read_to_string(&path).at("read", &path)?;
+        let stat = read_kernel_file(&path).at("read", &path)?;
         Ok(Self { boot: boot()?, pid, start: start_time(&stat).unwrap_or(0) })
     }
 
@@ -35,7 +35,7 @@ impl ProcessId {
     pub fn is_alive(&self) -> bool {
         self.pid > 0
             && boot().is_ok_and(|boot| boot == self.boot)
-            && fs::read_to_string(format!("/proc/{}/stat", self.pid))
+            && read_kernel_file(format!("/proc/{}/stat", self.pid))
                 .is_ok_and(|stat| start_time(&stat) == Some(self.start) && !matches!(state(&stat), Some('Z' | 'X')))
     }
 
@@ -48,7 +48,7 @@ impl ProcessId {
 
 fn boot() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
-    Ok(fs::read_to_string(path).at("read", path)?.trim().to_owned())
+    Ok(read_kernel_file(path).at("read", path)?.trim().to_owned())
 }
 
 /// The fields after the program's name, which may itself hold blanks and parentheses.
