@@ -20,7 +20,7 @@ use crate::session::{self, Attachment, Observer, Watched};
 use crate::spec::user::{self, User};
 use crate::spec::{self, HostFacts};
 use crate::state::Container;
-use crate::terminal::{self, DetachKeys, Raw};
+use crate::terminal::{self, DetachKeys, NewLines, Raw};
 
 /// What `exec` can be told.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -76,7 +76,7 @@ pub fn run(
     }
     created.notes().iter().for_each(|line| note(line));
     let running = created.start().map_err(|error| session::blame_program(error, &program))?;
-    let raw = if streams.terminal && streams.interactive { Raw::enter()? } else { None };
+    let raw = if streams.terminal && streams.interactive { Raw::enter(NewLines::OfTheContainer)? } else { None };
     match session::watch(&running, &signals, &mut relay, raw, true, &mut LetGo)? {
         Watched::Detached => Ok(0),
         Watched::Exited => {

@@ -215,13 +215,15 @@ impl<'a> Prepared<'a> {
         let root = Root::new(root);
 
         let mut proc = None;
-        let host_dev =
-            sources.iter().any(|(mount, _, source)| mount.destination() == Path::new("/dev") && source.is_some());
+        let mut full_dev = None;
+        let host_dev = sources.iter().any(|(mount, _, source)| file_system::is_dev(mount) && source.is_some());
         for (mount, options, source) in sources {
             let fd = place(self.spec, &root, mount, &options, source, note)
                 .context(|| format!("mount `{}`", mount.destination().display()))?;
             if mount.typ().as_deref() == Some("proc") && mount.destination() == Path::new("/proc") {
                 proc = fd;
+            } else if file_system::is_dev(mount) && options.read_only() {
+                full_dev = fd;
             }
         }
         let proc = match proc {
@@ -234,6 +236,9 @@ impl<'a> Prepared<'a> {
         let terminal = options.terminal.then(|| terminal::open(&root)).transpose()?;
         if let Some((_, slave)) = &terminal {
             terminal::bind_console(&root, slave.as_fd())?;
+        }
+        if let Some(dev) = full_dev {
+            layerfs::sys::mount::set_read_only(dev.as_fd()).context(|| "make `/dev` read-only")?;
         }
         Ok((Built { spec: self.spec, root, proc, view: self.view }, terminal))
     }

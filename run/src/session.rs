@@ -16,7 +16,7 @@ use crate::options::{LogDriver, Removal, RunOptions, Streams};
 use crate::prepare::Prepared;
 use crate::relay::{Input, Output, Relay};
 use crate::state::{Finished, Owner, ProcessId, Status, now};
-use crate::terminal::{self, DetachKeys, Raw};
+use crate::terminal::{self, DetachKeys, NewLines, Raw};
 
 /// How the caller is connected to the container.
 #[derive(Clone, Debug)]
@@ -107,7 +107,7 @@ pub fn run(prepared: Prepared, attachment: &Attachment, observer: &mut dyn Obser
     observer.started();
     let raw = match attachment {
         Attachment::Foreground { .. } if options.process.streams.terminal && options.process.streams.interactive => {
-            Raw::enter()?
+            Raw::enter(NewLines::OfTheContainer)?
         }
         _ => None,
     };

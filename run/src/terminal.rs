@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use layerfs::error::{Context, Error, Kind, Result};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
 /// Columns and rows.
 pub type Size = (u16, u16);
@@ -34,12 +34,31 @@ pub struct Raw {
     before: Termios,
 }
 
+/// Which side makes a new line of a line feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewLines {
+    /// The container's terminal, and the caller's shows what it gets.
+    OfTheContainer,
+    /// The caller's, as runc has it: what does not go to a terminal has plain lines.
+    OfTheCaller,
+}
+
+/// Has a container's terminal, known by either side, pass line feeds on as they are.
+///
+/// # Errors
+/// The terminal refuses.
+pub fn keep_line_feeds(terminal: BorrowedFd<'_>) -> Result<()> {
+    let mut settings = tcgetattr(terminal).context(|| "read the container's terminal's settings")?;
+    settings.output_modes.remove(OutputModes::ONLCR);
+    tcsetattr(terminal, OptionalActions::Now, &settings).context(|| "set up the container's terminal")
+}
+
 impl Raw {
     /// Switches standard input to raw mode; `None` where it is no terminal.
     ///
     /// # Errors
     /// The terminal refuses.
-    pub fn enter() -> Result<Option<Self>> {
+    pub fn enter(new_lines: NewLines) -> Result<Option<Self>> {
         if !is_input() {
             return Ok(None);
         }
@@ -47,6 +66,9 @@ impl Raw {
         let before = tcgetattr(&terminal).context(|| "read the terminal's settings")?;
         let mut raw = before.clone();
         raw.make_raw();
+        if new_lines == NewLines::OfTheCaller {
+            raw.output_modes |= before.output_modes & OutputModes::OPOST;
+        }
         tcsetattr(&terminal, OptionalActions::Now, &raw).context(|| "set the terminal to raw mode")?;
         Ok(Some(Self { terminal, before }))
     }

@@ -66,9 +66,15 @@ fn configure(kind: &str, mount: &Mount, options: &MountOptions, terminals: Termi
     }
     fsconfig_create(fs).context(|| format!("make a {kind} file system"))?;
     let mut attributes = MountAttrFlags::from_bits_retain(u32::try_from(options.own.set).unwrap_or(0));
-    // Read-only comes later where something is to be copied in first.
-    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, options.read_only() && !options.copy_up);
+    // Read-only comes later where something is to be put in first.
+    let fills = options.copy_up || is_dev(mount);
+    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, options.read_only() && !fills);
     fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes).context(|| format!("mount a {kind} file system"))
+}
+
+/// Whether it is the folder that further mounts and devices go into.
+pub(super) fn is_dev(mount: &Mount) -> bool {
+    mount.destination() == Path::new("/dev")
 }
 
 fn spelled(key: &str, value: Option<&str>) -> String {

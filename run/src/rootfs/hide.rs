@@ -32,8 +32,9 @@ pub(super) fn make_read_only(root: &Root, paths: &[String]) -> Result<()> {
 pub(super) fn mask(root: &Root, paths: &[String]) -> Result<()> {
     let mut null: Option<OwnedFd> = None;
     let mut empty: Option<OwnedFd> = None;
-    for path in paths {
+    for (at, path) in paths.iter().enumerate() {
         let target = match root.find(Path::new(path)) {
+            _ if paths[..at].contains(path) => continue,
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
             found => found.at("find", path)?,
         };

@@ -61,9 +61,13 @@ impl Root {
     fn plain(&self, path: &Path, found: OwnedFd) -> Result<OwnedFd> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
         match openat2(self.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            Err(Errno::LOOP) => {
-                Err(Error::new(Kind::Invalid, format!("`{}` in the root is or lies behind a symlink", path.display())))
-            }
+            Err(Errno::LOOP) => Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "`{}` must be mounted on ordinary directory, and in the root it is or lies behind a symlink",
+                    path.display()
+                ),
+            )),
             // Without openat2 what was found above is still inside the root.
             Err(Errno::NOSYS | Errno::PERM) => Ok(found),
             plain => plain.at("find", path),

@@ -1,5 +1,7 @@
 //! A process in front of the caller: with the caller's own streams, or a terminal between the two, until it ends.
 
+use std::os::fd::AsFd;
+
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::sys::signals::Signals;
 
@@ -10,7 +12,7 @@ use super::{holder, introduce, send_terminal, warn};
 use crate::launch::{Created, Io, Running};
 use crate::options::Streams;
 use crate::session::{self, Attachment, Observer, Watched};
-use crate::terminal::Raw;
+use crate::terminal::{NewLines, Raw, keep_line_feeds};
 
 /// `run`: makes a container, starts it, and stays with it until it ends. Its exit code.
 pub(super) fn run(instances: &Instances, run: &Run, cgroups: CgroupManager) -> Result<i32> {
@@ -61,11 +63,14 @@ pub(super) fn attend(
     if let Some(master) = created.take_terminal() {
         match &handles.console_socket {
             Some(socket) => send_terminal(socket, &master)?,
-            None => session::attach_terminal(master, &attachment, true, &mut relay)?,
+            None => {
+                keep_line_feeds(master.as_fd())?;
+                session::attach_terminal(master, &attachment, true, &mut relay)?;
+            }
         }
     }
     let running = created.start()?;
-    let raw = if terminal && handles.console_socket.is_none() { Raw::enter()? } else { None };
+    let raw = if terminal && handles.console_socket.is_none() { Raw::enter(NewLines::OfTheCaller)? } else { None };
     let Watched::Exited = session::watch(&running, &signals, &mut relay, raw, true, &mut Quiet)? else {
         return Err(Error::new(Kind::Interrupted, "nobody is attached any more"));
     };
