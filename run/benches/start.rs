@@ -1,77 +1,180 @@
-//! How long a container takes to start and end, beside crun and runc where they are installed.
+//! What a container's start costs, beside crun and runc where they are installed, and step by step above the `unshare`
+//! program.
 //!
-//! `cargo bench -p run --bench start [-- COUNT]`. One bundle, made by this program, is run by each in turn: ours as a
-//! process of its own that reads the bundle's config.json, as the others do, and ours within a process that has read
-//! it. Rounds are interleaved; the median and the minimum of all rounds are printed, and the ratio to crun.
+//! `cargo bench -p run --bench start [-- COUNT [PROGRAM]]`. PROGRAM is the `layerfs-runtime` to be measured where that
+//! is not the one just built. Rounds are interleaved, so a busy moment hurts all alike; medians and minima of all rounds
+//! are printed, and ratios of medians.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark reports to its user")]
 
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio as Redirect};
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::Spec;
-use run::cgroup;
-use run::launch::{Io, Launch, Rootfs, Stdio, create};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use run::spec::{HostFacts, base_spec};
 
 fn main() -> ExitCode {
-    // As an ordinary user: in a user namespace, whose making is part of what a process takes.
-    let rootless = layerfs::userns::enter().expect("a user namespace").rootless;
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
-    let first = words.next();
-    if first.as_deref() == Some("once") {
-        return once(Path::new(&words.next().expect("a bundle")));
-    }
-    let count = first.and_then(|count| count.parse().ok()).unwrap_or(100);
+    let count = words.next().and_then(|count| count.parse().ok()).unwrap_or(100);
+    let built = words.next().map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_layerfs-run")), PathBuf::from);
     let temp = tempfile::tempdir().expect("a temporary folder");
-    let Some(spec) = make_bundle(temp.path(), rootless) else {
+    let Some(full) = make_root(temp.path()) else {
         eprintln!("busybox-static is not installed");
         return ExitCode::FAILURE;
     };
-    let mut plain = spec.clone();
-    plain.linux_mut().as_mut().expect("linux").set_seccomp(None);
-    let own = std::env::current_exe().expect("this program");
-    for (title, spec) in [("with the default seccomp profile", &spec), ("without seccomp", &plain)] {
-        spec.save(temp.path().join("config.json")).expect("a config");
-        println!("{title}:");
-        compare(count, &own, temp.path(), spec);
+    let ours = temp.path().join("layerfs-runtime");
+    symlink(fs::canonicalize(built).expect("a program"), &ours).expect("a link");
+    let mut runtimes = vec![("ours", ours.clone())];
+    runtimes.extend(["crun", "runc"].into_iter().filter_map(|name| Some((name, find(name)?))));
+
+    let plain = without_seccomp(&full);
+    for (title, spec) in [("with the default seccomp profile", &full), ("without seccomp", &plain)] {
+        let bundle = bundle(temp.path(), "one", spec);
+        println!("run, {title}:");
+        let calls: Vec<Call> = runtimes.iter().map(|(name, program)| run(name, program, &bundle, &[])).collect();
+        report(count, &calls, Against::First);
+        println!("create, start, delete, {title}:");
+        let calls: Vec<Call> = runtimes.iter().map(|(name, program)| life(name, program, &bundle)).collect();
+        report(count, &calls, Against::First);
     }
+    println!("memory of the process in front of a container, peak and anonymous:");
+    for (name, program) in &runtimes {
+        let (peak, anonymous) = memory(temp.path(), program, &plain);
+        println!("  {name:<44} {peak:6} kB {anonymous:6} kB");
+    }
+    println!("step by step above unshare:");
+    report(count, &steps(temp.path(), &ours, &full), Against::Last);
     ExitCode::SUCCESS
 }
 
-fn compare(count: usize, own: &Path, bundle: &Path, spec: &Spec) {
-    let mut names = vec!["ours, in process".to_owned(), "ours, a process".to_owned()];
-    let rivals: Vec<PathBuf> = ["crun", "runc"].iter().filter_map(|name| find(name)).collect();
-    names.extend(rivals.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned()));
-    let mut times: Vec<Vec<Duration>> = vec![Vec::new(); names.len()];
-    for round in 0..count {
-        let id = format!("layerfs-bench-{}-{round}", std::process::id());
-        times[0].push(timed(|| start(spec, &bundle.join("rootfs"))));
-        times[1].push(timed(|| command(own, &["once", &bundle.to_string_lossy()])));
-        for (at, rival) in rivals.iter().enumerate() {
-            let bundle = bundle.to_string_lossy();
-            times[at + 2].push(timed(|| command(rival, &["run", "--bundle", &bundle, &id])));
+/// What is timed, called with the number of its round.
+struct Call<'a> {
+    name: String,
+    work: Box<dyn Fn(usize) + 'a>,
+}
+
+/// What a line of a table is compared with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Against {
+    /// The first line is divided by each.
+    First,
+    /// The line before is taken from each.
+    Last,
+}
+
+fn report(count: usize, calls: &[Call], against: Against) {
+    let mut times: Vec<Vec<Duration>> = vec![Vec::new(); calls.len()];
+    for round in 0..=count {
+        for (call, times) in calls.iter().zip(&mut times) {
+            let begin = Instant::now();
+            (call.work)(round);
+            // The first round fills caches.
+            if round > 0 {
+                times.push(begin.elapsed());
+            }
         }
     }
-    let median = |times: &mut Vec<Duration>| {
-        times.sort_unstable();
-        times[times.len() / 2].as_secs_f64() * 1e3
-    };
-    let medians: Vec<f64> = times.iter_mut().map(median).collect();
-    let crun = rivals.iter().position(|path| path.ends_with("crun")).map(|at| medians[at + 2]);
-    for ((name, times), median) in names.iter().zip(&times).zip(&medians) {
-        let ratio = crun.map_or(String::new(), |crun| format!("  {:.2} of crun", median / crun));
-        println!("  {name:<18} median {median:6.2} ms  min {:6.2} ms{ratio}", times[0].as_secs_f64() * 1e3);
+    let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
+    for (at, (call, times)) in calls.iter().zip(&times).enumerate() {
+        let compared = match against {
+            _ if at == 0 => String::new(),
+            Against::First => format!("  ours is {:.2} of it", medians[0] / medians[at]),
+            Against::Last => format!("  {:+.2} ms", medians[at] - medians[at - 1]),
+        };
+        let min = times.first().map_or(0.0, Duration::as_secs_f64) * 1e3;
+        println!("  {:<44} median {:6.2} ms  min {min:6.2} ms{compared}", call.name, medians[at]);
     }
 }
 
-fn timed(work: impl FnOnce()) -> Duration {
-    let begin = Instant::now();
-    work();
-    begin.elapsed()
+fn median(times: &mut [Duration]) -> f64 {
+    times.sort_unstable();
+    times.get(times.len() / 2).map_or(0.0, Duration::as_secs_f64) * 1e3
+}
+
+fn run<'a>(name: &str, program: &'a Path, bundle: &'a Path, before: &'a [&'a str]) -> Call<'a> {
+    let prefix = name.split(' ').next().unwrap_or_default().to_owned();
+    let work = move |round: usize| {
+        let id = format!("{prefix}-{}-{round}", std::process::id());
+        let folder = bundle.to_string_lossy();
+        let words = [before, &["run", "--bundle", &folder, &id]].concat();
+        command(program, &words);
+    };
+    Call { name: name.to_owned(), work: Box::new(work) }
+}
+
+fn life<'a>(name: &str, program: &'a Path, bundle: &'a Path) -> Call<'a> {
+    let prefix = name.to_owned();
+    let work = move |round: usize| {
+        let id = format!("{prefix}-{}-{round}", std::process::id());
+        command(program, &["create", "--bundle", &bundle.to_string_lossy(), &id]);
+        command(program, &["start", &id]);
+        command(program, &["delete", "--force", &id]);
+    };
+    Call { name: name.to_owned(), work: Box::new(work) }
+}
+
+/// Each line has all of the one before it, and one thing more.
+fn steps<'a>(folder: &Path, ours: &'a Path, full: &Spec) -> Vec<Call<'a>> {
+    let unshare = Call {
+        name: "unshare -fpmniuC busybox true".to_owned(),
+        work: Box::new(|_| command(Path::new("unshare"), &["-fpmniuC", "/bin/busybox", "true"])),
+    };
+    let mut calls = vec![unshare];
+    let mut spec = without_seccomp(full);
+    let linux = spec.linux_mut().as_mut().expect("linux");
+    let (masked, read_only, resources) =
+        (linux.masked_paths().clone(), linux.readonly_paths().clone(), linux.resources().clone());
+    linux.set_masked_paths(None).set_readonly_paths(None).set_resources(None);
+    let mounts = spec.mounts().clone();
+    spec.set_mounts(None);
+    let mut add = |name: &str, spec: &Spec, before: &'static [&'static str]| {
+        let bundle: &'static Path = Box::leak(bundle(folder, &name.replace([' ', ','], "-"), spec).into_boxed_path());
+        calls.push(run(name, ours, bundle, before));
+    };
+    const NO_CGROUP: &[&str] = &["--cgroup-manager", "disabled"];
+    add("a root, devices, ids, capabilities", &spec, NO_CGROUP);
+    let is_cgroup =
+        |mount: &oci_spec::runtime::Mount| mount.typ().as_deref().is_some_and(|kind| kind.starts_with("cgroup"));
+    let most: Vec<_> = mounts.iter().flatten().filter(|mount| !is_cgroup(mount)).cloned().collect();
+    spec.set_mounts(Some(most));
+    add("and proc, dev, pts, shm, mqueue, sys", &spec, NO_CGROUP);
+    spec.linux_mut().as_mut().expect("linux").set_masked_paths(masked).set_readonly_paths(read_only);
+    add("and masked and read-only paths", &spec, NO_CGROUP);
+    add("and a cgroup in each hierarchy", &spec, &[]);
+    spec.linux_mut().as_mut().expect("linux").set_resources(resources);
+    add("and rules about devices", &spec, &[]);
+    spec.set_mounts(mounts);
+    add("and a view of the cgroups", &spec, &[]);
+    add("and seccomp", full, &[]);
+    calls
+}
+
+/// The most that a runtime has had while its container sleeps, and what of it is no file's, in kB.
+fn memory(folder: &Path, program: &Path, spec: &Spec) -> (u64, u64) {
+    let mut spec = spec.clone();
+    let words = ["/bin/sleep", "1000"].map(str::to_owned).to_vec();
+    spec.process_mut().as_mut().expect("a process").set_args(Some(words));
+    let bundle = bundle(folder, "asleep", &spec);
+    let id = format!("asleep-{}", std::process::id());
+    let mut call = Command::new(program);
+    call.args(["run", "--bundle", &bundle.to_string_lossy(), &id]).stdin(Redirect::null()).stdout(Redirect::null());
+    let mut child = call.spawn().expect("it can be executed");
+    let state = || {
+        let said = Command::new(program).args(["state", &id]).stderr(Redirect::null()).output().expect("it runs");
+        String::from_utf8_lossy(&said.stdout).contains("\"running\"")
+    };
+    while !state() {}
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).expect("it waits");
+    let number = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel says it");
+        line.trim_matches(|c: char| !c.is_ascii_digit()).parse().expect("a number")
+    };
+    let found = (number("VmHWM:"), number("RssAnon:"));
+    command(program, &["kill", &id, "KILL"]);
+    let _ = child.wait();
+    found
 }
 
 fn find(program: &str) -> Option<PathBuf> {
@@ -79,38 +182,42 @@ fn find(program: &str) -> Option<PathBuf> {
 }
 
 fn command(program: &Path, words: &[&str]) {
-    let status = Command::new(program).args(words).stdin(Redirect::null()).stdout(Redirect::null()).status();
-    assert!(status.expect("it can be executed").success(), "{}", program.display());
+    let mut call = Command::new(program);
+    let status = call.args(words).stdin(Redirect::null()).stdout(Redirect::null()).status();
+    assert!(status.expect("it can be executed").success(), "{} {words:?}", program.display());
 }
 
-/// What an OCI runtime's `run` does.
-fn once(bundle: &Path) -> ExitCode {
-    let spec = Spec::load(bundle.join("config.json")).expect("a config");
-    start(&spec, &bundle.join("rootfs"));
-    ExitCode::SUCCESS
-}
-
-fn start(spec: &Spec, root: &Path) {
-    let null = || OwnedFd::from(fs::File::options().read(true).write(true).open("/dev/null").expect("null"));
-    let stdio = Stdio { stdin: null(), stdout: null(), stderr: null() };
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let name = format!("layerfs-bench-{}", std::process::id());
-    let plan = cgroup::plan(resources, name.as_ref()).expect("a cgroup");
-    let launch = Launch::new(spec, Rootfs::Path(root.to_owned()), Io::Stdio(stdio), plan);
-    let running = create(launch).and_then(|created| created.start()).expect("it starts");
-    assert_eq!(running.wait().expect("it ends").code, 0);
-    running.destroy().expect("nothing is left");
-}
-
-fn make_bundle(folder: &Path, rootless: bool) -> Option<Spec> {
+/// The root that all bundles share, and a Spec with all namespaces that every runtime takes.
+fn make_root(folder: &Path) -> Option<Spec> {
     let root = folder.join("rootfs");
     fs::create_dir_all(root.join("bin")).expect("a root");
     fs::copy("/bin/busybox", root.join("bin/busybox")).ok()?;
-    symlink("busybox", root.join("bin/true")).expect("an applet");
-    let host = HostFacts { rootless, architecture: "amd64".into(), kernel: (6, 1), ..HostFacts::default() };
+    for applet in ["true", "sleep"] {
+        symlink("busybox", root.join("bin").join(applet)).expect("an applet");
+    }
+    let host = HostFacts { architecture: "amd64".into(), kernel: (6, 1), ..HostFacts::default() };
     let mut spec = base_spec(&host).expect("a base");
     let process = spec.process_mut().as_mut().expect("it has a process");
     process.set_args(Some(vec!["/bin/true".to_owned()])).set_terminal(Some(false));
-    spec.root_mut().as_mut().expect("a root").set_path("rootfs".into());
+    spec.root_mut().as_mut().expect("a root").set_path(root);
+    let namespaces = spec.linux_mut().as_mut().expect("linux").namespaces_mut().get_or_insert_default();
+    if !namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Network) {
+        let mut network = LinuxNamespace::default();
+        network.set_typ(LinuxNamespaceType::Network);
+        namespaces.push(network);
+    }
     Some(spec)
+}
+
+fn without_seccomp(spec: &Spec) -> Spec {
+    let mut plain = spec.clone();
+    plain.linux_mut().as_mut().expect("linux").set_seccomp(None);
+    plain
+}
+
+fn bundle(folder: &Path, name: &str, spec: &Spec) -> PathBuf {
+    let bundle = folder.join(name);
+    fs::create_dir_all(&bundle).expect("a folder in our folder");
+    spec.save(bundle.join("config.json")).expect("a config");
+    bundle
 }

@@ -353,12 +353,14 @@ fn open_tasks(folder: &Path) -> Result<OwnedFd> {
     Ok(File::options().write(true).open(&path).at("open", &path)?.into())
 }
 
-/// A folder of the v1 cpuset controller starts with no processor and no memory, and takes no process like that.
+/// A folder of the v1 cpuset controller starts with no processor and no memory, and takes no process like that; one that
+/// somebody else made may still be so.
 fn make_with_cpuset(path: &Path) -> Result<()> {
-    if path.is_dir() {
+    let is_filled = |file| read_kernel_file(path.join(file)).is_ok_and(|list| !list.trim().is_empty());
+    if is_filled("cpuset.cpus") && is_filled("cpuset.mems") {
         return Ok(());
     }
-    if let Some(parent) = path.parent() {
+    if let Some(parent) = path.parent().filter(|parent| parent.starts_with(hierarchy::MOUNT_ROOT)) {
         make_with_cpuset(parent)?;
     }
     match fs::create_dir(path) {

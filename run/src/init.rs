@@ -111,6 +111,8 @@ impl<'a> Init<'a> {
             become_namespace_root()?;
         }
         if let Some(offsets) = &self.time_offsets {
+            // The change of ids made this process's files in `/proc` root's, and its clocks are one of them.
+            container::allow_tracers().context(|| "own the process's files in `/proc`")?;
             namespaces::make_time_namespace(offsets)?;
         }
         new_session()?;

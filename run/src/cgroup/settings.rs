@@ -299,6 +299,13 @@ pub(super) fn v1(group: Group, resources: Option<&LinuxResources>) -> Result<Vec
             // Memory alone first: the sum with swap may never be smaller, and starts without limit.
             add("memory.limit_in_bytes", memory.limit().map(|value| value.to_string()));
             add("memory.memsw.limit_in_bytes", memory.swap().map(|value| value.to_string()));
+            if memory.limit() == Some(-1) && memory.swap().is_none() {
+                // Without a limit the sum cannot have one either. Where swap is not counted it has none.
+                settings.push(Setting { optional: true, ..Setting::new("memory.memsw.limit_in_bytes", -1) });
+            }
+            let mut add = |file: &str, value: Option<String>| {
+                settings.extend(value.map(|value| Setting::new(file, value)));
+            };
             add("memory.soft_limit_in_bytes", memory.reservation().map(|value| value.to_string()));
             add("memory.kmem.tcp.limit_in_bytes", memory.kernel_tcp().map(|value| value.to_string()));
             add("memory.swappiness", memory.swappiness().map(|value| value.to_string()));

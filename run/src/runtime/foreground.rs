@@ -41,11 +41,10 @@ pub(super) fn run(instances: &Instances, run: &Run, cgroups: CgroupManager) -> R
         Ok(created)
     })
     .map_err(|error| super::in_engines_words(error, bundle.program()));
-    // What could not be started leaves nothing; what ended leaves its state where that is wanted.
-    let _ = match &attended {
-        Ok((running, _)) if run.keep => running.cgroup().destroy(),
-        _ => instance.remove(),
-    };
+    // What could not be started leaves nothing; what ended leaves its state and cgroup where that is wanted.
+    if attended.is_err() || !run.keep {
+        let _ = instance.remove();
+    }
     attended.map(|(_, code)| code)
 }
 

@@ -30,10 +30,7 @@ pub(super) fn list(instances: &Instances, list: &List) -> Result<i32> {
 
 /// The processes of a container: their numbers, or the rows that `ps` has for them.
 pub(super) fn ps(instance: &Instance, ps: &Ps) -> Result<i32> {
-    if instance.status() == Status::Stopped {
-        return Err(Error::new(Kind::Conflict, format!("container not running: `{}` is stopped", instance.id())));
-    }
-    let pids = instance.processes()?;
+    let pids = if instance.status() == Status::Stopped { Vec::new() } else { instance.processes()? };
     if ps.format == Format::Json {
         return say(&format!("{}\n", serde_json::json!(pids)));
     }
