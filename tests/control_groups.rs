@@ -2,106 +2,12 @@
 //! where v1 is. cgroup v2 by itself is in `vm.rs`.
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Actor, Call, Report, machine};
-
-/// A bundle whose root is busybox, and the containers made from it.
-struct Bundle {
-    actor: Actor,
-    id: String,
-}
-
-impl Bundle {
-    /// `name` is unique on this machine together with this process's number.
-    fn new(name: &str, script: &str, resources: Value) -> Option<Self> {
-        let actor = Actor::root()?;
-        actor.mkdir("rootfs/bin");
-        for folder in ["proc", "dev", "sys", "tmp"] {
-            actor.mkdir(Path::new("rootfs").join(folder));
-        }
-        fs::copy("/bin/busybox", actor.path("rootfs/bin/busybox")).expect("the package busybox-static is installed");
-        let list = Call::new("/bin/busybox").arg("--list").ok();
-        for applet in list.lines().into_iter().filter(|name| *name != "busybox") {
-            symlink("busybox", actor.path("rootfs/bin").join(applet)).expect("an applet");
-        }
-        let bundle = Self { id: format!("{name}-{}", std::process::id()), actor };
-        bundle.call(&["spec"]).ok();
-        bundle.change(|config| {
-            config["process"]["terminal"] = json!(false);
-            config["process"]["args"] = json!(["sh", "-c", script]);
-            config["root"]["readonly"] = json!(false);
-            config["linux"]["resources"] = resources;
-        });
-        Some(bundle)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Value)) {
-        let path = self.actor.path("config.json");
-        let mut config: Value = serde_json::from_slice(&fs::read(&path).expect("it was written")).expect("JSON");
-        change(&mut config);
-        fs::write(&path, config.to_string()).expect("a file in our folder");
-    }
-
-    fn call(&self, words: &[&str]) -> Call {
-        let words = words.iter().map(|word| if *word == "ID" { self.id.as_str() } else { word });
-        self.actor.call(machine::programs().join("layerfs-runtime")).arg("--root").arg(self.state()).args(words)
-    }
-
-    /// Runs it with streams that a container may keep: nobody waits for their end.
-    fn away(&self, words: &[&str]) {
-        let words = words.iter().map(|word| if *word == "ID" { self.id.as_str() } else { word });
-        let script = "\"$@\" </dev/null >/dev/null 2>said || { cat said >&2; exit 1; }";
-        let call = self.actor.shell(script).arg("away").arg(machine::programs().join("layerfs-runtime"));
-        call.arg("--root").arg(self.state()).args(words).ok();
-    }
-
-    fn state(&self) -> PathBuf {
-        self.actor.path("state")
-    }
-
-    fn run(&self) -> Report {
-        self.call(&["run", "ID"]).output()
-    }
-
-    /// Creates and starts it, with nobody at its streams.
-    fn start(&self) {
-        self.away(&["run", "--detach", "ID"]);
-    }
-
-    /// Its folders, in all hierarchies.
-    fn cgroups(&self) -> Vec<PathBuf> {
-        let found = Call::shell("find /sys/fs/cgroup -type d -name \"*$ID\" || true").env("ID", &self.id).output();
-        found.lines().into_iter().map(PathBuf::from).collect()
-    }
-
-    /// What one of its files says: of v1, or else of v2.
-    fn file(&self, v1: &str, v2: &str) -> String {
-        let folders = self.cgroups();
-        let found = [v1, v2].into_iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
-        let text = found.filter_map(|path| fs::read_to_string(path).ok()).next();
-        text.unwrap_or_else(|| panic!("neither {v1} nor {v2} in {folders:?}")).trim().to_owned()
-    }
-
-    #[track_caller]
-    fn assert_nothing_left(&self) {
-        assert_eq!(self.cgroups(), Vec::<PathBuf>::new());
-        let states: Vec<_> =
-            fs::read_dir(self.state()).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-        assert_eq!(states, Vec::<PathBuf>::new());
-        self.actor.assert_nothing_left();
-    }
-}
-
-impl Drop for Bundle {
-    fn drop(&mut self) {
-        drop(self.call(&["delete", "--force", "ID"]).output());
-    }
-}
+use crate::harness::{Bundle, Call};
 
 /// Whether this machine has a controller by v1's rules.
 fn on_v1(controller: &str) -> bool {

@@ -1,6 +1,8 @@
 //! A layer laid down by root and by the root of a user namespace is the same layer when it is written again, though the
 //! second may make no devices and the kernel ties capabilities to it.
 
+mod experiments;
+
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod actor;
 pub(crate) mod agent;
+pub(crate) mod bundle;
 pub(crate) mod call;
 pub(crate) mod crowd;
 #[cfg(target_arch = "x86_64")]
@@ -23,6 +24,7 @@ pub(crate) mod unpack;
 pub(crate) mod vm;
 
 pub(crate) use actor::Actor;
+pub(crate) use bundle::Bundle;
 pub(crate) use call::{Call, Report};
 pub(crate) use faulty::{Auth, Fault, FaultyRegistry, Rule};
 pub(crate) use registry::Registry;

@@ -64,7 +64,7 @@ impl Root {
             Err(Errno::LOOP) => Err(Error::new(
                 Kind::Invalid,
                 format!(
-                    "`{}` must be mounted on ordinary directory, and in the root it is or lies behind a symlink",
+                    "`{}` in the root is or lies behind a symlink: it must be mounted on ordinary directory",
                     path.display()
                 ),
             )),
