@@ -107,14 +107,7 @@ target_dir() {
         sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'
 }
 
-build_release() {
-    cargo build --manifest-path "$TOP/Cargo.toml" --release --locked "$@"
-    # `run` is over in milliseconds, of which the dynamic linker would take one. It asks no name service and loads nothing
-    # while it runs, so it can do without. Where the C library has no static form it stays as it is.
-    [[ $(cc -print-file-name=libc.a) != /* ]] ||
-        cargo rustc --manifest-path "$TOP/Cargo.toml" --release --locked "$@" -p run --bin layerfs-run -- \
-            -C target-feature=+crt-static
-}
+build_release() { cargo build --manifest-path "$TOP/Cargo.toml" --release --locked "$@"; }
 
 # install_programs PREFIX [PROFILE-DIR]: puts the three programs and their other names under PREFIX/bin. A program that
 # runs at this moment keeps its old file, because each new one is renamed into place.
