@@ -105,3 +105,23 @@ fn a_cache_that_cannot_be_had_fails_nothing() {
     build(&actor, &["--cache-from", &format!("type=local,src={}", Path::new(&junk).display())]);
     actor.assert_nothing_left();
 }
+
+#[test]
+fn the_cache_is_told_of_and_let_go_of() {
+    for actor in Actor::everyone() {
+        let actor = actor.with_busybox();
+        write(&actor);
+        let page = actor.path("page.html");
+        assert_eq!(build(&actor, &["--timeline", page.to_str().expect("a plain name")]).0.len(), 5);
+        let page = std::fs::read_to_string(page).expect("a page");
+        assert!(page.contains("<rect class=done") && page.contains("RUN true"), "{page}");
+        let told = actor.build(["cache", "du"]).ok().stdout;
+        assert!(told.contains("RUN echo tool >/tool"), "{told}");
+        actor.build(["cache", "prune", "--until", "24h"]).ok();
+        assert_eq!(actor.build(["cache", "du"]).ok().stdout, told, "nothing is that old");
+        actor.build(["cache", "prune", "-f"]).ok();
+        assert!(actor.build(["cache", "du"]).ok().stdout.ends_with("\n0 results, 0 bytes of layers\n"));
+        assert_eq!(build(&actor, &[]).0.len(), 5, "all is done again");
+        actor.assert_nothing_left();
+    }
+}

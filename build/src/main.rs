@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use build::cli::{self, Command, ContextArgument, Invocation, Surroundings};
+use build::cache;
+use build::cli::{self, CacheCommand, Command, ContextArgument, Invocation, Surroundings};
 use build::fetch::{Arrived, read_context};
 use build::options::{BuildOptions, DockerfileSource, Isolation};
 use build::progress::{Progress, Style};
@@ -77,6 +79,7 @@ fn work(words: &[OsString]) -> Result<ExitCode> {
     match cli::parse(words, &surroundings)? {
         Command::Print(text) => print(&text),
         Command::Build(invocation) => run(*invocation),
+        Command::Cache(command) => upkeep(&command),
     }
 }
 
@@ -131,6 +134,10 @@ fn run(mut invocation: Invocation) -> Result<ExitCode> {
     tick(&progress);
     let outcome = build::build(&store, server, host, &invocation.options, &progress, &cancel);
     progress.finish();
+    if let Some(path) = &invocation.options.timeline {
+        let page = build::progress::timeline::html("build", &progress.timeline());
+        std::fs::write(path, page).at("write", path)?;
+    }
     match outcome? {
         Outcome::Built(built) => {
             if invocation.options.progress != Style::Quiet && !built.warnings.is_empty() {
@@ -142,6 +149,37 @@ fn run(mut invocation: Invocation) -> Result<ExitCode> {
             let code = print(&text)?;
             Ok(if failed { ExitCode::from(FAILED) } else { code })
         }
+    }
+}
+
+/// `build cache`.
+fn upkeep(command: &CacheCommand) -> Result<ExitCode> {
+    let entered = userns::enter()?;
+    let root = match &command.store {
+        Some(root) => root.clone(),
+        None => store_root(&entered)?,
+    };
+    let store = Store::open(&root)?;
+    if command.prune {
+        let (results, freed) = cache::prune(&store, command.age)?;
+        let freed = format!("{} blobs, {} layers, {} bytes", freed.blobs, freed.layers, freed.bytes);
+        return print(&format!("{results} results let go of; freed: {freed}\n"));
+    }
+    let kept = cache::list(&store)?;
+    let mut text = String::from("KEY            BYTES  CREATED               STEP\n");
+    for one in &kept {
+        let step = one.title.chars().take(100).collect::<String>();
+        text.push_str(&format!("{:12} {:>9}  {:20}  {step}\n", one.key, one.bytes, one.created));
+    }
+    let total: u64 = kept.iter().map(|one| one.bytes).sum();
+    text.push_str(&format!("{} results, {total} bytes of layers\n", kept.len()));
+    print(&text)
+}
+
+fn store_root(entered: &Entered) -> Result<PathBuf> {
+    match std::env::var_os("LAYERFS_STORE").filter(|path| !path.is_empty()) {
+        Some(path) => Ok(PathBuf::from(path)),
+        None => Store::default_root(entered.rootless.then_some(entered.real_uid), |name| std::env::var_os(name)),
     }
 }
 

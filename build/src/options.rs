@@ -58,6 +58,8 @@ pub struct BuildOptions {
     pub agents: Vec<(String, PathBuf)>,
     /// Most steps that run at the same time.
     pub jobs: usize,
+    /// Receives a picture of what ran when.
+    pub timeline: Option<PathBuf>,
     /// Receives the image's id.
     pub iidfile: Option<PathBuf>,
     /// Receives what is known of the result, as JSON.
@@ -101,6 +103,7 @@ impl BuildOptions {
             secrets: Vec::new(),
             agents: Vec::new(),
             jobs: default_jobs(),
+            timeline: None,
             iidfile: None,
             metadata_file: None,
             progress: Style::Plain,

@@ -9,8 +9,10 @@
 mod key;
 mod record;
 mod shared;
+mod upkeep;
 
 pub use key::{Key, KeyBuilder};
 pub use record::{Layer, Outcome, Records};
 pub use shared::{CachePlace, CacheTo};
 pub(crate) use shared::{DOCUMENT_KEY, Shared, Used, export, inline};
+pub use upkeep::{Kept, list, prune};

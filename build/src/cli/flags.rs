@@ -59,6 +59,9 @@ pub(super) struct Flags {
     /// Print nothing but the image's id
     #[arg(short, long)]
     pub(super) quiet: bool,
+    /// Write a picture of what ran when to a file, as HTML
+    #[arg(long, value_name = "FILE")]
+    pub(super) timeline: Option<PathBuf>,
     /// Write the image's id to a file
     #[arg(long, value_name = "FILE")]
     pub(super) iidfile: Option<PathBuf>,

@@ -2,6 +2,7 @@
 //! is theirs and not built yet is an error that names it, never ignored.
 
 mod cache;
+mod cache_verbs;
 mod flags;
 mod output;
 mod refused;
@@ -22,6 +23,7 @@ use crate::options::{
 };
 use crate::output::Output;
 use crate::progress::Style;
+pub use cache_verbs::CacheCommand;
 use flags::Flags;
 
 /// What the command line depends on besides its words.
@@ -39,6 +41,8 @@ pub struct Surroundings<'a> {
 pub enum Command {
     /// Build.
     Build(Box<Invocation>),
+    /// Tell of the cache, or let go of it.
+    Cache(CacheCommand),
     /// Print this and end well.
     Print(String),
 }
@@ -67,7 +71,7 @@ pub enum ContextArgument {
     Stdin,
 }
 
-/// Words that are verbs of this program. Only `build` is there yet; the others are held for what is to come.
+/// Words that are verbs of this program. `build` and `cache` are there; the others are held for what is to come.
 const VERBS: [&str; 13] = [
     "bake",
     "build",
@@ -89,6 +93,9 @@ const VERBS: [&str; 13] = [
 /// # Errors
 /// `Kind::Usage` for anything the flags do not allow, `Kind::NotFound` for a secret that is not there.
 pub fn parse(words: &[OsString], surroundings: &Surroundings<'_>) -> Result<Command> {
+    if words.get(1).is_some_and(|word| word == "cache") {
+        return cache_verbs::parse(&words[2..]);
+    }
     let words = without_verb(words)?;
     refused::check(&words)?;
     let flags = match Flags::try_parse_from(&words) {
@@ -222,6 +229,7 @@ fn convert(flags: Flags, surroundings: &Surroundings<'_>) -> Result<Invocation> 
         agents: flags.ssh.iter().map(|word| values::agent(word, &env)).collect::<Result<_>>()?,
         jobs: flags.jobs.filter(|jobs| *jobs > 0).unwrap_or_else(default_jobs),
         iidfile: flags.iidfile.clone(),
+        timeline: flags.timeline.clone(),
         metadata_file: flags.metadata_file.clone(),
         progress: style(&flags, surroundings)?,
         epoch,

@@ -6,6 +6,7 @@
 
 mod plain;
 mod raw;
+pub mod timeline;
 mod tty;
 
 use std::collections::{HashMap, VecDeque};
@@ -63,6 +64,8 @@ struct Step {
     title: String,
     started: Instant,
     began: SystemTime,
+    /// When it ended, and how.
+    ended: Option<(Instant, &'static str)>,
 }
 
 /// What a display is told.
@@ -115,7 +118,12 @@ impl Progress {
     pub fn start(&self, title: &str) -> StepId {
         let mut state = self.state();
         let number = state.steps.len();
-        state.steps.push(Step { title: title.to_owned(), started: Instant::now(), began: SystemTime::now() });
+        state.steps.push(Step {
+            title: title.to_owned(),
+            started: Instant::now(),
+            began: SystemTime::now(),
+            ended: None,
+        });
         state.show(number, &Happening::Started);
         StepId(number)
     }
@@ -144,6 +152,13 @@ impl Progress {
                 state.line(id.0, stream, &rest);
             }
         }
+        let how = match end {
+            End::Done => "done",
+            End::Cached => "cached",
+            End::Failed(_) => "failed",
+            End::Canceled => "canceled",
+        };
+        state.steps[id.0].ended = Some((Instant::now(), how));
         let elapsed = state.steps[id.0].started.elapsed();
         state.show(id.0, &Happening::Ended(end, elapsed));
     }
@@ -151,6 +166,20 @@ impl Progress {
     /// The last lines a step wrote.
     pub fn tail(&self, id: StepId) -> Vec<String> {
         self.state().tails.get(&id.0).map(|tail| tail.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Everything that happened, for a picture.
+    pub fn timeline(&self) -> Vec<timeline::Bar> {
+        let state = self.state();
+        let Some(first) = state.steps.iter().map(|step| step.started).min() else { return Vec::new() };
+        let since = |time: Instant| time.duration_since(first).as_secs_f64();
+        let bar = |step: &Step| timeline::Bar {
+            title: step.title.clone(),
+            from: since(step.started),
+            to: step.ended.map(|(time, _)| since(time)),
+            how: step.ended.map_or("canceled", |(_, how)| how),
+        };
+        state.steps.iter().map(bar).collect()
     }
 
     /// A line about the build as a whole.
