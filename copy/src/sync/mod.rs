@@ -4,7 +4,7 @@
 //! entries ──► tags listed on both sides at once ──► filter, shard ──► one task per image ──► outcomes ──► removals
 //! ```
 //!
-//! All tasks share one [`Exchange`]: a blob that many images have crosses once. What is the same on both sides costs
+//! All tasks share one `Exchange`: a blob that many images have crosses once. What is the same on both sides costs
 //! one question per side; nothing that failed is followed by a removal.
 
 mod config;
