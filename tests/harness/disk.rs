@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, LockOwner,
@@ -128,7 +128,14 @@ impl Mounted {
     /// Nobody may use it any more.
     #[track_caller]
     pub(crate) fn unmount(self) {
-        Call::new("umount").arg(&self.0).ok();
+        // A program that another test starts has our files open until it is executed.
+        let end = Instant::now() + Duration::from_secs(30);
+        let unmount = || Call::new("umount").arg(&self.0).output();
+        let mut report = unmount();
+        while report.code != 0 && Instant::now() < end {
+            report = unmount();
+        }
+        report.expect_code(0);
         std::mem::forget(self);
     }
 

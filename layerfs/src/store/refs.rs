@@ -171,7 +171,7 @@ impl Store {
 }
 
 fn parse(bytes: &[u8], path: &Path) -> Result<Ref> {
-    let read = serde_json::from_slice(bytes).at("read ref", path);
+    let read = serde_json::from_slice(bytes).context(|| format!("ref `{}` is not a descriptor", path.display()));
     read.map_err(|error| error.hint("a damaged disk, or another program: remove that file and pull the image again"))
 }
 
