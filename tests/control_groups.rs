@@ -133,12 +133,11 @@ fn processors_devices_and_processes_are_kept_within_limits() {
 
 #[test]
 fn stats_are_what_the_kernel_counts() {
-    let Some(bundle) =
-        Bundle::new("counted", "dd if=/dev/zero of=/dev/null bs=1M count=200 2>/dev/null; sleep 1000", json!({}))
-    else {
-        return;
-    };
+    let script = "dd if=/dev/zero of=/dev/null bs=1M count=200 2>/dev/null; echo >/worked; exec sleep 1000";
+    let Some(bundle) = Bundle::new("counted", script, json!({})) else { return };
     bundle.start();
+    // From here on there is one process, so that two counts one after the other are the same.
+    until("the end of the work", || bundle.actor.path("rootfs/worked").exists());
     let usage = || match on_v1("cpuacct") {
         true => bundle.file("cpuacct.usage", "cpuacct.usage").parse::<u64>().expect("a number"),
         false => {
