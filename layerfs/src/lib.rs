@@ -13,6 +13,7 @@
 //! | [`userns`] | id maps, becoming root of a namespace of one's own | containers |
 //! | [`verify`] | what is damaged in a store, and how to mend it | how it is told |
 //! | [`progress`] | events of long work | how they are shown |
+//! | [`time`] | moments as text | time zones |
 //! | [`sys`] | system calls; the only `unsafe` | policy |
 //!
 //! # How data flows
@@ -44,5 +45,6 @@ pub mod progress;
 pub mod reference;
 pub mod store;
 pub mod sys;
+pub mod time;
 pub mod userns;
 pub mod verify;
