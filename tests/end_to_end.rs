@@ -135,6 +135,39 @@ fn an_image_is_the_same_wherever_it_is_built() {
 }
 
 #[test]
+fn a_step_has_its_network_when_other_stages_have_ended() {
+    for actor in Actor::everyone() {
+        let actor = actor.with_busybox();
+        actor.write(
+            "app/Dockerfile",
+            "FROM localhost/busybox AS first\nRUN grep -v Iface /proc/net/route | cut -f 1-3 >/routes; cat /routes\n\
+             FROM localhost/busybox\nCOPY --from=first /routes /routes\n\
+             RUN grep -v Iface /proc/net/route | cut -f 1-3 | cmp - /routes\n",
+        );
+        actor.build(["--no-cache", &actor.path("app").display().to_string()]).ok();
+    }
+}
+
+#[test]
+fn a_step_that_is_written_twice_is_done_twice() {
+    let Some(actor) = Actor::ordinary() else { return };
+    let actor = actor.with_busybox();
+    let count = "RUN --mount=type=cache,target=/count echo >>/count/lines; wc -l </count/lines\n";
+    actor.write("app/Dockerfile", &format!("FROM localhost/busybox AS base\n{count}{count}FROM base\n{count}"));
+    let context = actor.path("app").display().to_string();
+    let build = |flags: &[&str]| {
+        let report = actor.build(flags.iter().copied().chain(["--progress", "plain", &context])).ok();
+        let said = |number: &usize| {
+            report.stderr.lines().any(|line| line.starts_with('#') && line.ends_with(&format!(" {number}")))
+        };
+        (1..9).filter(said).collect::<Vec<usize>>()
+    };
+    assert_eq!(build(&[]), [1, 2, 3]);
+    assert!(build(&[]).is_empty());
+    assert_eq!(build(&["--no-cache"]), [4, 5, 6]);
+}
+
+#[test]
 fn outputs_other_than_the_store_hold_the_same_files() {
     let Some(actor) = Actor::ordinary() else { return };
     let actor = actor.with_busybox();

@@ -47,7 +47,8 @@ pub(super) fn build(
             origins.stack(origin)?;
         }
         let id = engine.progress.start(title);
-        let worker = Worker { engine, stage, step, origins: &origins, stack: &stack, id };
+        let repeats = repeats(&history, step);
+        let worker = Worker { engine, stage, step, origins: &origins, stack: &stack, repeats, id };
         match worker.step() {
             Ok((outcome, end)) => {
                 engine.progress.end(id, &end);
@@ -60,6 +61,12 @@ pub(super) fn build(
         }
     }
     Ok(StageResult { stack, history })
+}
+
+/// How often the same step was done since files last changed: whoever writes one twice wants it done twice.
+fn repeats(history: &[(String, Option<Outcome>)], step: &Step) -> usize {
+    let unchanged = history.iter().rev().take_while(|(_, outcome)| outcome.as_ref().is_none_or(|o| o.layer.is_none()));
+    unchanged.filter(|(created_by, _)| *created_by == step.created_by).count()
 }
 
 /// Shows the base image as the stage's first step, and unpacks it.
@@ -90,6 +97,7 @@ struct Worker<'a> {
     step: &'a Step,
     origins: &'a Origins<'a>,
     stack: &'a Stack,
+    repeats: usize,
     id: StepId,
 }
 
@@ -159,11 +167,13 @@ impl Worker<'_> {
 
     fn run(&self, run: &Run) -> Result<Ended> {
         let mounts = run_step::resolve_mounts(self.engine, self.origins, run)?;
-        let key = run_step::describe(self.key("run/1"), run, &mounts)
+        let mut key = run_step::describe(self.key("run/1"), run, &mounts)
             .with("platform", self.stage.platform.to_string())
-            .on(self.stack.chain())
-            .finish();
-        self.once(key, || run_step::run(self.engine, run, &mounts, self.stack, self.origins, self.id))
+            .on(self.stack.chain());
+        if self.repeats > 0 {
+            key = key.with("repeats", self.repeats.to_string());
+        }
+        self.once(key.finish(), || run_step::run(self.engine, run, &mounts, self.stack, self.origins, self.id))
     }
 
     fn workdir(&self, workdir: &Workdir) -> Result<Ended> {

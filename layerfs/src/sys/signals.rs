@@ -68,7 +68,7 @@ impl AsFd for Signals {
 }
 
 /// Lets a command's process die with this one (`PR_SET_PDEATHSIG`), whatever ends it, and start with usual signals.
-/// The tie is to the thread that spawns, so it is meant for processes with one.
+/// The tie is to the thread that spawns: where there are several, one that lives as long as the command has to do it.
 pub fn tie_to_parent(command: &mut Command) {
     let parent = std::process::id();
     let tie = move || {

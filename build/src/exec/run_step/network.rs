@@ -5,8 +5,9 @@
 //! host's network, and one line says so.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::sys::container::bring_up_loopback;
@@ -34,7 +35,7 @@ pub(crate) struct Networks {
 
 /// What steps that say nothing get.
 enum Usual {
-    Connected { anchor: Anchor, plan: Plan, _pasta: Pasta },
+    Connected { _pasta: Resident, anchor: Resident, plan: Plan },
     Host,
 }
 
@@ -90,9 +91,14 @@ impl Networks {
         let Way::Pasta { program, .. } = &plan.connection else {
             return Err("nothing connects it".to_owned());
         };
-        let anchor = Anchor::new().map_err(tell)?;
-        let pasta = Pasta::start(program, anchor.thread, &[], &[], &self.folder).map_err(tell)?;
-        Ok(Usual::Connected { anchor, plan, _pasta: pasta })
+        let anchor = Resident::start(|| {
+            unshare_namespaces(NEW_NETWORK).and_then(|()| bring_up_loopback()).context(|| "make a network namespace")
+        })
+        .map_err(tell)?;
+        // The kernel ends it with the thread that starts it, and those of stages come and go.
+        let (program, thread, folder) = (program.clone(), anchor.thread, self.folder.clone());
+        let pasta = Resident::start(move || Pasta::start(&program, thread, &[], &[], &folder)).map_err(tell)?;
+        Ok(Usual::Connected { _pasta: pasta, anchor, plan })
     }
 }
 
@@ -106,37 +112,42 @@ impl Connection {
     }
 }
 
-/// A thread in a network namespace of its own that keeps it alive.
-struct Anchor {
+/// A thread that makes something, and keeps it and itself alive until this is dropped.
+struct Resident {
     thread: i32,
-    _end: Sender<()>,
+    end: Option<Sender<()>>,
+    running: Option<JoinHandle<()>>,
 }
 
-impl Anchor {
-    fn new() -> Result<Self> {
-        let (end, ended) = channel();
+impl Resident {
+    fn start<T>(make: impl FnOnce() -> Result<T> + Send + 'static) -> Result<Self> {
+        let (end, ended) = channel::<()>();
         let (tell, told) = channel();
-        std::thread::Builder::new()
-            .name("network".to_owned())
-            .spawn(move || Self::live(&tell, &ended))
-            .context(|| "start a thread")?;
+        let live = move || match make() {
+            Ok(_kept) => {
+                let _ = tell.send(Ok(rustix::thread::gettid().as_raw_nonzero().get()));
+                // Until the sender is dropped.
+                let _ = ended.recv();
+            }
+            Err(error) => drop(tell.send(Err(error))),
+        };
+        let running = std::thread::Builder::new().name("network".to_owned()).spawn(live);
+        let running = running.context(|| "start a thread")?;
         let thread = told.recv().map_err(|_| Error::new(Kind::System, "the network's thread ended"))??;
-        Ok(Self { thread, _end: end })
+        Ok(Self { thread, end: Some(end), running: Some(running) })
     }
 
-    fn live(tell: &Sender<Result<i32>>, ended: &Receiver<()>) {
-        let made = unshare_namespaces(NEW_NETWORK)
-            .and_then(|()| bring_up_loopback())
-            .context(|| "make a network namespace")
-            .map(|()| rustix::thread::gettid().as_raw_nonzero().get());
-        let failed = made.is_err();
-        if tell.send(made).is_ok() && !failed {
-            // Until the sender is dropped.
-            let _ = ended.recv();
-        }
-    }
-
+    /// Its network namespace.
     fn path(&self) -> PathBuf {
         format!("/proc/{}/task/{}/ns/net", std::process::id(), self.thread).into()
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        self.end = None;
+        if let Some(running) = self.running.take() {
+            let _ = running.join();
+        }
     }
 }
