@@ -17,6 +17,9 @@ use layerfs::fuse::{Connection, MountOptions, ServeOptions, Server, UnionOptions
 use layerfs::mount::{Backend, MountPlan, Upper, overlay};
 use tempfile::TempDir;
 
+#[path = "union/model.rs"]
+mod model;
+
 /// A union under test. It is attached nowhere and reached through its descriptor.
 struct Union {
     mount: Option<OwnedFd>,
@@ -41,8 +44,14 @@ impl Drop for Union {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Kernel,
+    /// Ours, which reads and writes files itself.
     Served,
+    /// Ours, which leaves that to the kernel where it may: as root.
+    Backed,
 }
+
+/// Our own.
+const OURS: [Kind; 2] = [Kind::Served, Kind::Backed];
 
 struct Layers {
     dir: TempDir,
@@ -85,8 +94,9 @@ impl Layers {
                 let plan = MountPlan { lowers, upper, volatile: false, backend: Backend::Overlay };
                 Union { mount: Some(overlay(&plan).unwrap()), server: None }
             }
-            Kind::Served => {
-                let server = Server::open(UnionOptions::new(lowers, upper)).unwrap();
+            Kind::Served | Kind::Backed => {
+                let options = UnionOptions { passthrough: kind == Kind::Backed, ..UnionOptions::new(lowers, upper) };
+                let server = Server::open(options).unwrap();
                 let Connection { device, mount } = connect(&MountOptions::default()).unwrap();
                 let serve =
                     move || server.serve(device, &ServeOptions { threads: 3, ..ServeOptions::default() }).unwrap();
@@ -166,7 +176,7 @@ fn three_lowers_are_one_folder_and_changes_are_all_that_is_left() {
     if !may_mount() {
         return;
     }
-    let results: Vec<_> = [Kind::Kernel, Kind::Served]
+    let results: Vec<_> = [Kind::Kernel, Kind::Served, Kind::Backed]
         .into_iter()
         .map(|kind| {
             let layers = stack();
@@ -196,6 +206,7 @@ fn three_lowers_are_one_folder_and_changes_are_all_that_is_left() {
         })
         .collect();
     assert_eq!(results[0], results[1], "the backends differ");
+    assert_eq!(results[0], results[2], "the backends differ");
 }
 
 /// Numbers that are the same in every run.
@@ -250,7 +261,8 @@ fn a_union_behaves_as_a_plain_folder_does() {
     let rounds = if std::env::var_os("LAYERFS_SOAK").is_some() { 2000 } else { 40 };
     for seed in 0..rounds {
         let layers = stack();
-        let mut union = layers.mount(Kind::Served);
+        let kind = OURS[seed as usize % 2];
+        let mut union = layers.mount(kind);
         let plain = layers.path("plain");
         copy_tree(&union.root().join("."), &plain);
         let mut numbers = Numbers(seed);
@@ -259,7 +271,7 @@ fn a_union_behaves_as_a_plain_folder_does() {
                 // Names of one file that were never looked at are parted by mounting again, so all are looked at.
                 tree(&union.root().join("."));
                 drop(union);
-                union = layers.mount(Kind::Served);
+                union = layers.mount(kind);
             }
             let (what, one, other) = (numbers.below(11), NAMES[numbers.below(10)], NAMES[numbers.below(10)]);
             let number = numbers.below(1000);
@@ -273,7 +285,7 @@ fn a_union_behaves_as_a_plain_folder_does() {
         }
         assert_eq!(tree(&union.root().join(".")), tree(&plain), "seed {seed}");
         drop(union);
-        assert_eq!(tree(&layers.mount(Kind::Served).root().join(".")), tree(&plain), "seed {seed}: mounted again");
+        assert_eq!(tree(&layers.mount(kind).root().join(".")), tree(&plain), "seed {seed}: mounted again");
     }
 }
 
@@ -300,19 +312,63 @@ fn names_of_one_file_stay_names_of_one_file() {
     if !may_mount() {
         return;
     }
+    for kind in OURS {
+        let layers = stack();
+        fs::hard_link(layers.path("0").join("gone"), layers.path("0").join("first")).unwrap();
+        fs::hard_link(layers.path("0").join("gone"), layers.path("0").join("second")).unwrap();
+        let union = layers.mount(kind);
+        let at = |name: &str| union.root().join(name);
+        let ino = fs::metadata(at("first")).unwrap().ino();
+        fs::write(at("first"), "changed").unwrap();
+        assert_eq!(fs::read_to_string(at("second")).unwrap(), "changed");
+        assert_eq!(fs::metadata(at("second")).unwrap().ino(), ino);
+        drop(union);
+        let again = layers.mount(kind);
+        let metadata = fs::metadata(again.root().join("second")).unwrap();
+        assert_eq!((metadata.ino(), metadata.len()), (ino, 7), "{kind:?}: the same after it is mounted again");
+    }
+}
+
+/// Where the kernel reads the layers' files itself, whoever had one open goes on to read it, as on the kernel's
+/// overlayfs; all else is of the one file that both names and both descriptors stand for.
+#[test]
+fn who_has_a_file_open_while_it_is_copied_up_keeps_its_content_and_nothing_else() {
+    if !may_mount() {
+        return;
+    }
     let layers = stack();
     fs::hard_link(layers.path("0").join("gone"), layers.path("0").join("first")).unwrap();
     fs::hard_link(layers.path("0").join("gone"), layers.path("0").join("second")).unwrap();
-    let union = layers.mount(Kind::Served);
+    let before = fs::read_to_string(layers.path("0").join("first")).unwrap();
+    let union = layers.mount(Kind::Backed);
     let at = |name: &str| union.root().join(name);
-    let ino = fs::metadata(at("first")).unwrap().ino();
-    fs::write(at("first"), "changed").unwrap();
-    assert_eq!(fs::read_to_string(at("second")).unwrap(), "changed");
-    assert_eq!(fs::metadata(at("second")).unwrap().ino(), ino);
-    drop(union);
-    let again = layers.mount(Kind::Served);
-    let metadata = fs::metadata(again.root().join("second")).unwrap();
-    assert_eq!((metadata.ino(), metadata.len()), (ino, 7), "the same after it is mounted again");
+    let (early, linked) = (fs::File::open(at("first")).unwrap(), fs::File::open(at("second")).unwrap());
+    let read = |file: &fs::File| {
+        let mut bytes = vec![0; 64];
+        let length = file.read_at(&mut bytes, 0).unwrap();
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    };
+    fs::OpenOptions::new().append(true).open(at("first")).unwrap().write_all_at(b" and more", 0).unwrap();
+    let after = format!("{before} and more");
+    for name in ["first", "second"] {
+        assert_eq!(fs::read_to_string(at(name)).unwrap(), after, "{name}");
+        assert_eq!(read(&fs::File::open(at(name)).unwrap()), after, "{name}, while the old one is open");
+    }
+    let seen = [read(&early), read(&linked)];
+    assert!(seen.iter().all(|seen| *seen == before || *seen == after) && seen[0] == seen[1], "{seen:?}");
+    // An old descriptor's change is seen by every name, and the other way round.
+    early.set_permissions(fs::Permissions::from_mode(0o606)).unwrap();
+    assert_eq!(fs::metadata(at("second")).unwrap().mode() & 0o777, 0o606);
+    fs::set_permissions(at("second"), fs::Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(fs::metadata(at("first")).unwrap().mode() & 0o777, 0o640);
+    assert_eq!(fs::metadata(at("first")).unwrap().ino(), early.metadata().unwrap().ino());
+    drop((early, linked));
+    // Removed and made anew while the old ones' numbers are still in memory.
+    fs::remove_file(at("first")).unwrap();
+    fs::write(at("first"), "new").unwrap();
+    assert_eq!(fs::read_to_string(at("first")).unwrap(), "new");
+    assert_eq!(fs::read_to_string(at("second")).unwrap(), after);
+    assert_eq!(fs::read_to_string(layers.path("0").join("first")).unwrap(), before, "the layer is as it was");
 }
 
 #[test]
@@ -320,9 +376,9 @@ fn what_is_removed_while_open_goes_on() {
     if !may_mount() {
         return;
     }
-    for name in ["a", "top", "mine"] {
+    for (name, kind) in ["a", "top", "mine"].into_iter().flat_map(|name| OURS.map(|kind| (name, kind))) {
         let layers = stack();
-        let union = layers.mount(Kind::Served);
+        let union = layers.mount(kind);
         let path = union.root().join(name);
         if name == "mine" {
             fs::write(&path, "mine").unwrap();
@@ -398,13 +454,18 @@ fn a_file_holds_what_was_written_to_it() {
         let layers = Layers::new();
         let mut content: Vec<u8> = (0..numbers.below(MOST)).map(|at| at as u8 ^ seed as u8).collect();
         fs::write(layers.path("1").join("file"), &content).unwrap();
-        let mut union = layers.mount(Kind::Served);
+        let kind = OURS[seed as usize % 2];
+        let mut union = layers.mount(kind);
         let open = |union: &Union, write: bool| {
             fs::OpenOptions::new().read(true).write(write).open(union.root().join("file")).unwrap()
         };
-        // Opened before the file is copied up, and read from after it.
-        let mut early = open(&union, false);
-        let mut file = open(&union, true);
+        // Opened before the file is copied up, and read from after it, unless the kernel reads the layer's file then.
+        let both = |union: &Union| {
+            let early = (kind == Kind::Served).then(|| open(union, false));
+            let file = open(union, true);
+            (early.unwrap_or_else(|| open(union, false)), file)
+        };
+        let (mut early, mut file) = both(&union);
         for step in 0..400 {
             let place = |step: &str| format!("seed {seed}, {step}");
             let (at, length) = (numbers.below(MOST), 1 + numbers.below(40_000));
@@ -446,9 +507,8 @@ fn a_file_holds_what_was_written_to_it() {
                 6 if numbers.below(20) == 0 => {
                     drop((file, early));
                     drop(union);
-                    union = layers.mount(Kind::Served);
-                    early = open(&union, false);
-                    file = open(&union, true);
+                    union = layers.mount(kind);
+                    (early, file) = both(&union);
                 }
                 _ => {
                     let reader = if numbers.below(2) == 0 { &early } else { &file };

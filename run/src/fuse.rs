@@ -130,7 +130,11 @@ fn hand_over(mount: &layerfs::fuse::MountOptions, attributes: u64) -> Result<Own
 }
 
 fn set(mount: BorrowedFd<'_>, set: u64) -> Result<()> {
-    let attributes = MountAttributes { set, ..MountAttributes::default() };
+    /// `MOUNT_ATTR_NOATIME` and `MOUNT_ATTR__ATIME`: the times of access are one choice, cleared to be made anew.
+    const NOATIME: u64 = 0x10;
+    const CHOICE: u64 = 0x70;
+    let clear = if set & NOATIME != 0 { CHOICE } else { 0 };
+    let attributes = MountAttributes { set, clear, ..MountAttributes::default() };
     set_attributes(mount, &attributes, false).context(|| "set the flags of the mount")
 }
 

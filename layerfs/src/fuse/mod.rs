@@ -84,7 +84,12 @@ impl Server {
             0 => std::thread::available_parallelism().map_or(4, |count| (2 * count.get()).clamp(4, MOST_THREADS)),
             threads => threads,
         };
-        let wishes = Wishes { writeback: options.writeback && self.union.is_writable(), acl: options.acl, threads };
+        let wishes = Wishes {
+            writeback: options.writeback && self.union.is_writable(),
+            acl: options.acl,
+            passthrough: self.union.backs(),
+            threads,
+        };
         session::serve(device, wishes, &self.union)
     }
 }

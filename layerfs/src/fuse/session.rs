@@ -40,6 +40,9 @@ pub(super) trait Handler: Sync {
 
     /// A request that has no answer.
     fn forget(&self, request: &Request<'_>);
+
+    /// The kernel agreed to read and write files itself; `device` is where they are named to it.
+    fn pass_through(&self, device: OwnedFd);
 }
 
 /// What is asked of the kernel where it can do it.
@@ -49,6 +52,8 @@ pub(super) struct Wishes {
     pub(super) writeback: bool,
     /// The kernel checks access control lists.
     pub(super) acl: bool,
+    /// The kernel reads and writes files itself, which are opened for it one by one.
+    pub(super) passthrough: bool,
     /// Threads that answer.
     pub(super) threads: usize,
 }
@@ -59,8 +64,9 @@ pub(super) struct Wishes {
 /// The kernel is too old, or `/dev/fuse` fails.
 pub(super) fn serve<H: Handler>(device: OwnedFd, wishes: Wishes, handler: &H) -> Result<()> {
     let mut buffers = Buffers::new();
-    if !greet(device.as_fd(), wishes, &mut buffers)? {
-        return Ok(());
+    let Some(agreed) = greet(device.as_fd(), wishes, &mut buffers)? else { return Ok(()) };
+    if agreed & init::PASSTHROUGH != 0 {
+        handler.pass_through(device.try_clone().context(|| "duplicate the descriptor of `/dev/fuse`")?);
     }
     let crew = Crew::default();
     thread::scope(|scope| {
@@ -252,11 +258,11 @@ fn answer(device: BorrowedFd<'_>, message: &[u8]) -> Result<()> {
     }
 }
 
-/// `FUSE_INIT`. False where the mount went before it began.
-fn greet(device: BorrowedFd<'_>, wishes: Wishes, buffers: &mut Buffers) -> Result<bool> {
+/// `FUSE_INIT`: what was agreed to; `None` where the mount went before it began.
+fn greet(device: BorrowedFd<'_>, wishes: Wishes, buffers: &mut Buffers) -> Result<Option<u64>> {
     let Buffers { request: message, reply } = buffers;
     loop {
-        let Received::Message(length) = receive(device, message)? else { return Ok(false) };
+        let Received::Message(length) = receive(device, message)? else { return Ok(None) };
         let Some(request) = Request::parse(&message[..length]) else { continue };
         reply.clear();
         if request.opcode != op::INIT {
@@ -277,9 +283,10 @@ fn greet(device: BorrowedFd<'_>, wishes: Wishes, buffers: &mut Buffers) -> Resul
             answer(device, reply.finish(request.unique, Ok(())))?;
             continue;
         }
-        put_init(reply, &offer, wanted(wishes) & offer.flags);
+        let agreed = wanted(wishes) & offer.flags;
+        put_init(reply, &offer, agreed);
         answer(device, reply.finish(request.unique, Ok(())))?;
-        return Ok(true);
+        return Ok(Some(agreed));
     }
 }
 
@@ -303,8 +310,9 @@ impl Offer {
     }
 }
 
-/// What this server can do. Opening and closing are not: a file needs no handle here, so the kernel is told once
-/// (`ENOSYS`) and never asks again. That saves two to three of the four messages that reading a small file costs.
+/// What this server can do. Opening and closing are not, unless files are passed through: a file needs no handle here,
+/// so the kernel is told once (`ENOSYS`) and never asks again. That saves two to three of the four messages that
+/// reading a small file costs.
 fn wanted(wishes: Wishes) -> u64 {
     let mut flags = init::ASYNC_READ
         | init::BIG_WRITES
@@ -328,6 +336,10 @@ fn wanted(wishes: Wishes) -> u64 {
     if wishes.acl {
         flags |= init::POSIX_ACL;
     }
+    // The kernel does the one or the other.
+    if wishes.passthrough && !wishes.writeback {
+        flags |= init::PASSTHROUGH | init::ATOMIC_O_TRUNC;
+    }
     flags
 }
 
@@ -344,7 +356,9 @@ fn put_init(reply: &mut Reply, offer: &Offer, flags: u64) {
     reply.u16((MAX_IO / 4096) as u16);
     reply.u16(0);
     reply.u32((flags >> 32) as u32);
-    reply.zeros(28);
+    // `max_stack_depth`: files passed through lie on file systems that are not stacked themselves.
+    reply.u32(u32::from(flags & init::PASSTHROUGH != 0));
+    reply.zeros(24);
 }
 
 #[cfg(test)]
@@ -360,7 +374,9 @@ mod tests {
 
     #[test]
     fn writing_back_is_asked_for_only_where_wished() {
-        let flags = |writeback| wanted(Wishes { writeback, acl: false, threads: 1 });
-        assert_eq!(flags(true) ^ flags(false), init::WRITEBACK_CACHE);
+        let flags = |writeback, passthrough| wanted(Wishes { writeback, passthrough, acl: false, threads: 1 });
+        assert_eq!(flags(true, false) ^ flags(false, false), init::WRITEBACK_CACHE);
+        assert_eq!(flags(false, true) ^ flags(false, false), init::PASSTHROUGH | init::ATOMIC_O_TRUNC);
+        assert_eq!(flags(true, true), flags(true, false), "the kernel does the one or the other");
     }
 }

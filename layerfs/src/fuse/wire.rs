@@ -33,6 +33,7 @@ pub(super) mod op {
     pub(in crate::fuse) const RMDIR: u32 = 11;
     pub(in crate::fuse) const RENAME: u32 = 12;
     pub(in crate::fuse) const LINK: u32 = 13;
+    pub(in crate::fuse) const OPEN: u32 = 14;
     pub(in crate::fuse) const READ: u32 = 15;
     pub(in crate::fuse) const WRITE: u32 = 16;
     pub(in crate::fuse) const STATFS: u32 = 17;
@@ -45,6 +46,7 @@ pub(super) mod op {
     pub(in crate::fuse) const INIT: u32 = 26;
     pub(in crate::fuse) const READDIR: u32 = 28;
     pub(in crate::fuse) const FSYNCDIR: u32 = 30;
+    pub(in crate::fuse) const CREATE: u32 = 35;
     pub(in crate::fuse) const DESTROY: u32 = 38;
     pub(in crate::fuse) const IOCTL: u32 = 39;
     pub(in crate::fuse) const BATCH_FORGET: u32 = 42;
@@ -61,6 +63,7 @@ pub(super) mod op {
 /// Flags of `FUSE_INIT`; those above bit 31 travel in a second word.
 pub(super) mod init {
     pub(in crate::fuse) const ASYNC_READ: u64 = 1 << 0;
+    pub(in crate::fuse) const ATOMIC_O_TRUNC: u64 = 1 << 3;
     pub(in crate::fuse) const BIG_WRITES: u64 = 1 << 5;
     pub(in crate::fuse) const DONT_MASK: u64 = 1 << 6;
     pub(in crate::fuse) const IOCTL_DIR: u64 = 1 << 11;
@@ -78,8 +81,11 @@ pub(super) mod init {
     pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     pub(in crate::fuse) const SETXATTR_EXT: u64 = 1 << 29;
     pub(in crate::fuse) const EXT: u64 = 1 << 30;
+    pub(in crate::fuse) const PASSTHROUGH: u64 = 1 << 37;
 }
 
+/// `FUSE_OPEN_KILL_SUIDGID`: the same of what opens and truncates.
+pub(super) const OPEN_KILL_SUIDGID: u32 = 1 << 0;
 /// `FUSE_WRITE_KILL_SUIDGID`: the writer may not keep the set-id bits.
 pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// `FUSE_SETXATTR_ACL_KILL_SGID`.
@@ -303,6 +309,18 @@ impl Reply {
     /// `fuse_entry_out` that says: there is no such name, and there will be none until it is made through this mount.
     pub(super) fn no_entry(&mut self, validity: Validity) {
         self.entry_out(0, &Attributes::default(), validity);
+    }
+
+    /// `fuse_open_out`. With the number of a backing file the kernel reads and writes that one; without, it asks here
+    /// and keeps what it read before.
+    pub(super) fn open_out(&mut self, backing: Option<u32>) {
+        /// `FOPEN_KEEP_CACHE`
+        const KEEP_CACHE: u32 = 1 << 1;
+        /// `FOPEN_PASSTHROUGH`
+        const PASSTHROUGH: u32 = 1 << 7;
+        self.u64(0);
+        self.u32(if backing.is_some() { PASSTHROUGH } else { KEEP_CACHE });
+        self.u32(backing.unwrap_or_default());
     }
 
     /// `fuse_dirent`, padded; `kind` is a `DT_*`.

@@ -15,9 +15,17 @@ const SEEK_DATA: u32 = 3;
 const SEEK_HOLE: u32 = 4;
 
 impl Union {
-    /// `READ`. A file that was copied up is read from its copy, whoever opened it when: there is one truth.
-    pub(super) fn read(&self, node: &Arc<Node>, offset: u64, size: u32, reply: &mut Reply) -> Result<(), Errno> {
-        let data = self.open_data(node, Access::Read)?;
+    /// `READ`. A file that was copied up is read from its copy, whoever opened it when, unless the kernel reads it by
+    /// itself.
+    pub(super) fn read(
+        &self,
+        node: &Arc<Node>,
+        number: u64,
+        offset: u64,
+        size: u32,
+        reply: &mut Reply,
+    ) -> Result<(), Errno> {
+        let data = self.data_under(node, number)?;
         let buffer = reply.space(size as usize);
         let mut filled = 0;
         // A short answer means the end of the file.
@@ -68,8 +76,8 @@ impl Union {
     }
 
     /// `LSEEK`: data and holes; the kernel knows all else.
-    pub(super) fn seek(&self, node: &Arc<Node>, offset: u64, whence: u32) -> Result<u64, Errno> {
-        let file = self.open_data(node, Access::Read)?;
+    pub(super) fn seek(&self, node: &Arc<Node>, number: u64, offset: u64, whence: u32) -> Result<u64, Errno> {
+        let file = self.data_under(node, number)?;
         let target = match whence {
             SEEK_DATA => SeekFrom::Data(offset),
             SEEK_HOLE => SeekFrom::Hole(offset),

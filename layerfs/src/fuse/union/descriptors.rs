@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, Weak};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::node::{Node, lock};
+use super::passthrough::Opens;
 
 /// Descriptors left to everything else.
 const RESERVED: u64 = 256;
@@ -30,6 +31,8 @@ pub(super) enum Access {
 pub(super) struct Slot {
     fd: Mutex<Option<(Arc<OwnedFd>, Access)>>,
     used: AtomicBool,
+    /// What the kernel has open of it. Held while the file is opened, so others only try to lock it.
+    pub(super) opens: Mutex<Option<Box<Opens>>>,
 }
 
 impl Slot {
@@ -46,6 +49,16 @@ impl Slot {
     pub(super) fn clear(&self) {
         let old = lock(&self.fd).take();
         drop(old);
+        if let Ok(mut opens) = self.opens.try_lock()
+            && let Some(opens) = opens.as_mut()
+        {
+            opens.retire();
+        }
+    }
+
+    /// Whether a descriptor is kept.
+    pub(super) fn is_filled(&self) -> bool {
+        lock(&self.fd).is_some()
     }
 
     fn fill(&self, fd: Arc<OwnedFd>, access: Access) -> bool {

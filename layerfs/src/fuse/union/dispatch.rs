@@ -3,22 +3,22 @@
 //! What is not listed here is answered with `ENOSYS`, which the kernel remembers: it then does without (opening and
 //! closing, flushing, interrupting), or keeps it to itself (locks, which are those of one machine).
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Statx, StatxFlags};
+use rustix::fs::{FileType, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::Union;
 use super::attributes::Change;
 use super::make::{Maker, What};
 use super::node::Node;
+use super::passthrough::RENEWED;
 use crate::fuse::session::Handler;
 use crate::fuse::wire::{
-    self, Fields, IOCTL_COMPAT, Moment, Reply, Request, SETXATTR_ACL_KILL_SGID, WRITE_KILL_SUIDGID, op,
+    self, Attributes, Fields, IOCTL_COMPAT, Moment, OPEN_KILL_SUIDGID, Reply, Request, SETXATTR_ACL_KILL_SGID,
+    Validity, WRITE_KILL_SUIDGID, op,
 };
-
-/// `FOPEN_KEEP_CACHE`
-const KEEP_CACHE: u32 = 1 << 1;
 
 impl Handler for Union {
     fn handle(&self, request: &Request<'_>, reply: &mut Reply) -> Result<(), Errno> {
@@ -27,7 +27,7 @@ impl Handler for Union {
         match request.opcode {
             op::LOOKUP => self.answer_lookup(&node, &mut fields, reply),
             op::GETATTR => {
-                reply.attr_out(&self.attributes(&node)?, self.validity);
+                reply.attr_out(&self.attributes(&node)?, self.validity_of(&node));
                 Ok(())
             }
             op::STATX => self.answer_statx(&node, &mut fields, reply),
@@ -57,12 +57,22 @@ impl Handler for Union {
             op::TMPFILE => {
                 let (flags, mode, umask) = (fields.u32()?, fields.u32()?, fields.u32()?);
                 let (node, attributes) = self.make_nameless(&node, flags, maker(request, mode, umask))?;
-                reply.entry_out(node.id, &attributes, self.validity);
-                // `fuse_open_out`: no handle.
-                reply.u64(0);
-                reply.u32(KEEP_CACHE);
-                reply.u32(0);
+                self.answer_opened(&node, &attributes, flags, reply)
+            }
+            op::OPEN => {
+                let (flags, more) = (fields.u32()?, fields.u32()?);
+                reply.open_out(self.open_file(&node, request.node, flags, more & OPEN_KILL_SUIDGID != 0)?);
                 Ok(())
+            }
+            op::CREATE => {
+                if self.passthrough.get().is_none() {
+                    return Err(Errno::NOSYS);
+                }
+                let (flags, mode, umask) = (fields.u32()?, fields.u32()?, fields.u32()?);
+                fields.skip(4)?;
+                let maker = maker(request, mode, umask);
+                let (node, attributes) = self.make(&node, fields.name()?, What::File, maker)?;
+                self.answer_opened(&node, &attributes, flags, reply)
             }
             op::UNLINK => self.unlink(&node, fields.name()?),
             op::RMDIR => self.rmdir(&node, fields.name()?),
@@ -78,13 +88,13 @@ impl Handler for Union {
             op::LINK => {
                 let file = self.node(fields.u64()?)?;
                 let attributes = self.link(&file, &node, fields.name()?)?;
-                reply.entry_out(file.id, &attributes, self.validity);
+                reply.entry_out(file.number(), &attributes, self.validity_of(&file));
                 Ok(())
             }
             op::READ => {
                 fields.skip(8)?;
                 let (offset, size) = (fields.u64()?, fields.u32()?);
-                self.read(&node, offset, size, reply)
+                self.read(&node, request.node, offset, size, reply)
             }
             op::WRITE => {
                 fields.skip(8)?;
@@ -101,7 +111,11 @@ impl Handler for Union {
                 let (from, room) = (fields.u64()?, fields.u32()?);
                 self.list_into(&node, from, room as usize, request.opcode == op::READDIRPLUS, reply)
             }
-            op::RELEASE | op::DESTROY => Ok(()),
+            op::RELEASE => {
+                self.close_file(&node, request.node);
+                Ok(())
+            }
+            op::DESTROY => Ok(()),
             op::FSYNC | op::FSYNCDIR => {
                 fields.skip(8)?;
                 self.sync(&node, fields.u32()? & 1 != 0)
@@ -116,7 +130,7 @@ impl Handler for Union {
             op::LSEEK => {
                 fields.skip(8)?;
                 let (offset, whence) = (fields.u64()?, fields.u32()?);
-                reply.u64(self.seek(&node, offset, whence)?);
+                reply.u64(self.seek(&node, request.node, offset, whence)?);
                 Ok(())
             }
             op::COPY_FILE_RANGE => {
@@ -149,6 +163,11 @@ impl Handler for Union {
             self.forget_node(id, count);
         }
     }
+
+    fn pass_through(&self, device: OwnedFd) {
+        // It is agreed to once.
+        let _ = self.passthrough.set(Arc::new(device));
+    }
 }
 
 fn maker(request: &Request<'_>, mode: u32, umask: u32) -> Maker {
@@ -160,8 +179,33 @@ impl Union {
         match id {
             // What concerns the file system and not a file.
             0 => Ok(self.root.clone()),
-            id => self.table.get(id).ok_or(Errno::STALE),
+            id => self.table.get(id & !RENEWED).ok_or(Errno::STALE),
         }
+    }
+
+    /// How long the kernel may believe what it is told of a file. One that it knows by two numbers may change under the
+    /// other one.
+    pub(super) fn validity_of(&self, node: &Node) -> Validity {
+        let attributes = if node.is_renewed() { 0 } else { self.validity.attributes };
+        Validity { attributes, ..self.validity }
+    }
+
+    /// What was made, and is open at once.
+    fn answer_opened(
+        &self,
+        node: &Arc<Node>,
+        attributes: &Attributes,
+        flags: u32,
+        reply: &mut Reply,
+    ) -> Result<(), Errno> {
+        reply.entry_out(node.number(), attributes, self.validity);
+        match self.open_file(node, node.id, flags & !OFlags::TRUNC.bits(), false) {
+            Ok(backing) => reply.open_out(backing),
+            // A file needs no handle here.
+            Err(Errno::NOSYS) => reply.open_out(None),
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// A node that knows more than the layers do stays: one that is not where its name says, or counts other names.
@@ -170,12 +214,12 @@ impl Union {
             let state = node.state();
             state.links != 0 && (node.place().is_some() || !state.aliases.is_empty())
         };
-        drop(self.table.forget(id, count, keep));
+        drop(self.table.forget(id & !RENEWED, count, keep));
     }
 
     fn answer_lookup(&self, node: &Arc<Node>, fields: &mut Fields<'_>, reply: &mut Reply) -> Result<(), Errno> {
         match self.lookup(node, fields.name()?) {
-            Ok((found, attributes)) => reply.entry_out(found.id, &attributes, self.validity),
+            Ok((found, attributes)) => reply.entry_out(found.number(), &attributes, self.validity_of(&found)),
             Err(Errno::NOENT) => reply.no_entry(self.validity),
             Err(error) => return Err(error),
         }
@@ -191,7 +235,7 @@ impl Union {
         reply: &mut Reply,
     ) -> Result<(), Errno> {
         let (node, attributes) = self.make(parent, name, what, maker)?;
-        reply.entry_out(node.id, &attributes, self.validity);
+        reply.entry_out(node.number(), &attributes, self.validity);
         Ok(())
     }
 
@@ -217,7 +261,7 @@ impl Union {
             gid,
         };
         self.change(node, &change)?;
-        reply.attr_out(&self.attributes(node)?, self.validity);
+        reply.attr_out(&self.attributes(node)?, self.validity_of(node));
         Ok(())
     }
 
@@ -289,7 +333,7 @@ impl Union {
 /// `fuse_statx_out`.
 fn put_statx(reply: &mut Reply, node: &Node, stat: &Statx, links: u32, union: &Union) {
     let (uid, gid) = union.options.owners.seen(stat.stx_uid, stat.stx_gid);
-    reply.u64(union.validity.attributes);
+    reply.u64(union.validity_of(node).attributes);
     reply.zeros(24);
     reply.u32(stat.stx_mask);
     reply.u32(stat.stx_blksize);

@@ -84,10 +84,26 @@ impl Forms {
 
     /// What an open folder says of those below it.
     pub(super) fn opacity(self, dir: BorrowedFd<'_>) -> Opacity {
+        if !self.has_own(dir) {
+            return Opacity::Transparent;
+        }
         match self.attribute(|name, value| rustix::fs::fgetxattr(dir, name, value), "opaque").as_deref() {
             Some(b"y") => Opacity::Opaque,
             Some(b"x") => Opacity::XattrWhiteouts,
             _ => Opacity::Transparent,
+        }
+    }
+
+    /// Whether an open folder may have an attribute that steers unions. Few have any attribute at all, and to list them
+    /// is one call where each form would be another.
+    fn has_own(self, dir: BorrowedFd<'_>) -> bool {
+        let mut names = [0; 512];
+        match rustix::fs::flistxattr(dir, &mut names[..]) {
+            Ok(length) => names[..length]
+                .split(|byte| *byte == 0)
+                .any(|name| self.prefixes().iter().any(|prefix| name.starts_with(prefix.as_bytes()))),
+            // More than fit, or not to be had in that way.
+            Err(error) => error != Errno::NOTSUP,
         }
     }
 

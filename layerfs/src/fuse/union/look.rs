@@ -347,7 +347,7 @@ impl Union {
             match (&found, attributes) {
                 (Some(node), Some(attributes)) => {
                     self.table.remember(node);
-                    reply.entry_out(node.id, &attributes, self.validity);
+                    reply.entry_out(node.number(), &attributes, self.validity_of(node));
                 }
                 _ if plus => reply.no_entry(self.validity),
                 _ => {}

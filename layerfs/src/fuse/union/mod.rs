@@ -11,6 +11,7 @@
 //! | [`copy_up`] | bringing a file or folder to the upper folder |
 //! | [`make`], [`remove`], [`rename`] | changes of names |
 //! | [`data`], [`attributes`], [`xattr`] | changes of what a name stands for |
+//! | [`passthrough`] | files that the kernel reads and writes itself |
 //! | [`dispatch`] | the kernel's requests as calls of these |
 //!
 //! # Locks
@@ -37,6 +38,7 @@ mod look;
 mod make;
 mod node;
 mod owners;
+mod passthrough;
 mod place;
 mod remove;
 mod rename;
@@ -48,7 +50,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
@@ -89,6 +91,8 @@ pub struct UnionOptions {
     pub hardlinks: Hardlinks,
     /// Ids on disk and ids seen.
     pub owners: Owners,
+    /// The kernel reads and writes files itself where it takes them from this process.
+    pub passthrough: bool,
     /// Inode numbers fit into 32 bits, for programs that keep them in so many. Two files may then have one number.
     pub short_inos: bool,
     /// Seconds the kernel may believe an answer. None is for ever: nobody changes the layers but through the mount.
@@ -106,6 +110,7 @@ impl UnionOptions {
             forms: Forms::User,
             hardlinks: Hardlinks::Kept,
             owners: Owners::default(),
+            passthrough: true,
             short_inos: false,
             timeout: None,
         }
@@ -146,6 +151,10 @@ pub(super) struct Union {
     shape: Mutex<()>,
     counter: AtomicU64,
     validity: Validity,
+    /// Files can be passed through, if the kernel agrees.
+    backs: bool,
+    /// Where files are named to the kernel, once it has agreed.
+    passthrough: OnceLock<Arc<OwnedFd>>,
 }
 
 /// What lies in a work folder begins with this.
@@ -176,6 +185,7 @@ impl Union {
                 devices.push(device);
             }
         }
+        let backs = options.passthrough && pass_through(&mut layers, upper.as_ref());
         let empty: Arc<[u8]> = Arc::from(&b""[..]);
         let lowers = (0..layers.len()).map(|layer| LayerDir { layer: layer as u16, path: empty.clone() }).collect();
         let real = if upper.is_some() { Real::Upper } else { Real::LowerDir };
@@ -195,6 +205,8 @@ impl Union {
             shape: Mutex::new(()),
             counter: AtomicU64::new(0),
             validity: Validity { entry: seconds, attributes: seconds },
+            backs,
+            passthrough: OnceLock::new(),
             options,
         })
     }
@@ -212,6 +224,11 @@ impl Union {
         if self.options.short_inos { (number ^ number >> 32) & 0xffff_ffff } else { number }
     }
 
+    /// Whether the kernel may be asked to read and write files itself.
+    pub(super) fn backs(&self) -> bool {
+        self.backs
+    }
+
     /// Whether anything can be changed.
     pub(super) fn is_writable(&self) -> bool {
         self.upper.is_some()
@@ -222,6 +239,21 @@ impl Union {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         format!("{WORK_PREFIX}{}-{number}", std::process::id()).into_bytes()
     }
+}
+
+/// Prepares the layers for files to be passed through. False where that cannot be, and nothing is changed then.
+fn pass_through(layers: &mut [Layer], upper: Option<&UpperLayer>) -> bool {
+    let can_all = || {
+        layers.iter().all(|layer| passthrough::can_back(&layer.root))
+            && upper.is_none_or(|upper| passthrough::can_back(&upper.root))
+    };
+    if !passthrough::is_allowed() || !can_all() {
+        return false;
+    }
+    let roots: Option<Vec<OwnedFd>> = layers.iter().map(|layer| passthrough::untraced(&layer.root)).collect();
+    let Some(roots) = roots else { return false };
+    layers.iter_mut().zip(roots).for_each(|(layer, root)| layer.root = root);
+    true
 }
 
 /// Ten years, in seconds.

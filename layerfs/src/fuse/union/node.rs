@@ -1,17 +1,19 @@
 //! What the kernel holds a number of: a file or folder of the union, wherever it really lies just now.
 //!
-//! Numbers are never given twice, so a number that was forgotten can be told from every later one. A node lives as
+//! Numbers are never given twice, so a number that was forgotten can be told from every later one. A file may have two
+//! ([`RENEWED`]). A node lives as
 //! long as the kernel knows it, or as long as it knows something that cannot be read from the layers again.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rustix::fs::FileType;
 
 use super::descriptors::Slot;
 use super::index::Dir;
+use super::passthrough::RENEWED;
 use crate::fuse::wire::ROOT;
 
 /// A name, shared between the index of a folder and the nodes in it.
@@ -70,6 +72,8 @@ pub(super) struct Node {
     pub(super) kind: FileType,
     /// How many references the kernel holds; changed by the [`Table`] alone.
     lookups: AtomicU64,
+    /// The kernel is told its second number from here on.
+    renewed: AtomicBool,
     /// A name of it; none for the root and for what was removed. Locked for moments only, below every other lock;
     /// that of a folder changes under [`super::Union::tree`] alone.
     place: Mutex<Option<Place>>,
@@ -103,12 +107,28 @@ impl Node {
             ino,
             kind,
             lookups: AtomicU64::new(0),
+            renewed: AtomicBool::new(false),
             place: Mutex::new(place),
             state: Mutex::new(State { real, links: 0, aliases: Vec::new() }),
             copying: Mutex::new(()),
             slot: Slot::default(),
             dir,
         })
+    }
+
+    /// Gives it its second number.
+    pub(super) fn renew(&self) {
+        self.renewed.store(true, Ordering::Release);
+    }
+
+    /// Whether the kernel knows it by two numbers.
+    pub(super) fn is_renewed(&self) -> bool {
+        self.renewed.load(Ordering::Acquire)
+    }
+
+    /// The number that the kernel is told.
+    pub(super) fn number(&self) -> u64 {
+        if self.is_renewed() { self.id | RENEWED } else { self.id }
     }
 
     pub(super) fn is_dir(&self) -> bool {
