@@ -101,6 +101,23 @@ fn an_image_is_shown_in_a_folder_and_taken_away_again() {
     }
 }
 
+#[test]
+fn what_is_shown_stays_whatever_becomes_of_the_images_name() {
+    for actor in viewers() {
+        let seen = actor.mkdir("seen").display().to_string();
+        let layers = || fs::read_dir(actor.store().join("layers")).expect("the store's").count();
+        actor.run(["mount", IMAGE, &seen]).ok();
+        actor.copy(["rmi", IMAGE]).ok();
+        actor.copy(["gc"]).ok();
+        actor.shell(&format!("test -x {seen}/bin/busybox && cat {seen}/bin/busybox")).ok();
+        actor.run(["umount", &seen]).ok();
+        eventually("the server ends with its mount", || actor.processes().is_empty());
+        actor.copy(["gc"]).ok();
+        assert_eq!(layers(), 0, "nothing is kept any more");
+        actor.assert_nothing_left();
+    }
+}
+
 /// The processes that serve a mount of the actor's: those that speak of it in their command line. All others on the
 /// machine have it in their list of mounts.
 fn servers(actor: &Actor) -> Vec<Pid> {

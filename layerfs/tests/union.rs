@@ -395,6 +395,40 @@ fn what_is_removed_while_open_goes_on() {
     }
 }
 
+/// A file that is opened for writing is copied up under a name that another file may take meanwhile.
+#[test]
+fn who_opens_a_file_that_is_replaced_meanwhile_gets_the_one_or_the_other() {
+    if !may_mount() {
+        return;
+    }
+    for kind in OURS {
+        let layers = Layers::new();
+        let names: Vec<_> = (0..150).map(|number| number.to_string()).collect();
+        names.iter().for_each(|name| layers.write("1", name, &"old".repeat(20_000)));
+        let union = layers.mount(kind);
+        let at = |name: &str| union.root().join(name);
+        names.iter().for_each(|name| fs::write(at(&format!("new-{name}")), "new").unwrap());
+        std::thread::scope(|scope| {
+            let replace = || names.iter().for_each(|name| fs::rename(at(&format!("new-{name}")), at(name)).unwrap());
+            let append = || {
+                for name in &names {
+                    let mut file = fs::OpenOptions::new().append(true).open(at(name)).unwrap();
+                    io::Write::write_all(&mut file, b"+").unwrap();
+                }
+            };
+            scope.spawn(append);
+            scope.spawn(replace);
+            scope.spawn(append);
+        });
+        for name in &names {
+            let content = fs::read_to_string(at(name)).unwrap();
+            assert!(content.trim_end_matches('+') == "new", "{kind:?}: {name} was replaced last");
+        }
+        drop(union);
+        assert_eq!(fs::read_dir(layers.path("work")).unwrap().count(), 0, "{kind:?}: nothing is left over");
+    }
+}
+
 #[test]
 fn what_cannot_be_is_said_in_one_sentence() {
     if !may_mount() {

@@ -59,7 +59,9 @@ const HELP: &str = "layerfs-fuse: a union of folders, served through /dev/fuse\n
     \x20                        all files seem to belong to one\n\
     \x20 timeout=N              seconds that the kernel may believe an answer (for ever)\n\
     \x20 ino32_t                inode numbers fit into 32 bits\n\
+    \x20 passthrough=0|1        the kernel reads and writes files itself, where it does that for root (1)\n\
     \x20 writeback=0|1          the kernel gathers small writes (0)\n\
+    \x20 context=LABEL          the SELinux label of every file\n\
     \x20 noacl                  access control lists mean nothing\n\
     \x20 threaded=0             answer with one thread\n\
     \x20 ro, nodev, nosuid, noexec, noatime\n\

@@ -5,8 +5,8 @@
 //! namespace, so that it may read what belongs to the image's other users. Nobody but the user can enter that mount, so
 //! nothing in it is kept from them either; owners and modes are shown as the image has them.
 //!
-//! The mount is of the layers in the store. It does not keep them there: an image that is removed, and collected by
-//! `copy gc`, is gone from the mount too.
+//! The mount is of the layers in the store, and keeps them there as long as it lasts, whatever becomes of the image's
+//! name.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,6 +17,8 @@ use layerfs::fuse::{MountOptions, ServeOptions, Server, UnionOptions};
 use layerfs::layer::Lowers;
 use layerfs::mount::{MountPlan, attach, mount_layers};
 use layerfs::oci::Platform;
+use layerfs::store::MountRecord;
+use layerfs::store::format::Roots;
 use layerfs::sys::mount::{MountAttributes, set_attributes};
 use layerfs::sys::process::clone_server;
 use rustix::io::Errno;
@@ -75,21 +77,29 @@ pub fn mount(wanted: &Wanted, target: &Path, warn: impl FnOnce(&str)) -> Result<
     if !rustix::process::geteuid().is_root() {
         return mount_as_user(wanted, target);
     }
-    let lowers = layers(wanted, warn)?;
+    let (lowers, record) = layers(wanted, warn)?;
     let backend = MountBackend::Auto.backend();
     let mount = mount_layers(&MountPlan { lowers: lowers.dirs, upper: None, volatile: false, backend })?;
     let attributes = MountAttributes { set: ATTRIBUTES, ..MountAttributes::default() };
     set_attributes(mount.as_fd(), &attributes, false).context(|| "set the flags of the mount")?;
-    attach(mount.as_fd(), target)
+    attach(mount.as_fd(), target)?;
+    record.leave_to(mount.as_fd())
 }
 
 /// The image's layers, unpacked. A user is root of their own namespace from here on.
-fn layers(wanted: &Wanted, warn: impl FnOnce(&str)) -> Result<Lowers> {
+fn layers(wanted: &Wanted, warn: impl FnOnce(&str)) -> Result<(Lowers, MountRecord)> {
     let caller = Caller::enter(wanted.store.as_deref(), warn)?;
     let _pin = caller.store.pin()?;
     let found = pull::image(&caller.store, &wanted.image, pull::Policy::Missing, wanted.platform.as_ref(), false)?;
     let platform = wanted.platform.clone().unwrap_or_else(Platform::host);
-    unpacked(&caller.store, &caller.store.image(&found.descriptor, &platform)?)
+    let image = caller.store.image(&found.descriptor, &platform)?;
+    let lowers = unpacked(&caller.store, &image)?;
+    let roots = Roots {
+        images: vec![image.manifest_descriptor.clone()],
+        chains: vec![image.diff_ids.clone()],
+        ..Roots::default()
+    };
+    Ok((lowers, caller.store.record_mount(roots)?))
 }
 
 /// The server is in place before anything is mounted, so that whatever is wrong is told here.
@@ -120,16 +130,16 @@ fn serve(socket: OwnedFd) -> i32 {
     let opened = (|| {
         let (words, _) = receive_packet(socket.as_fd(), PACKET).context(|| "hear what to mount")?;
         let wanted: Wanted = serde_json::from_slice(&words).context(|| "read what to mount")?;
-        let lowers = layers(&wanted, warn)?;
+        let (lowers, record) = layers(&wanted, warn)?;
         let server = Server::open(UnionOptions::new(lowers.dirs, None))?;
         leave_caller()?;
-        Ok(server)
+        Ok((server, record))
     })();
     let said = match &opened {
         Ok(_) => READY.to_vec(),
         Err(error) => crate::failure::to_bytes(error),
     };
-    let (Ok(()), Ok(server)) = (send_packet(socket.as_fd(), &said, &[]), opened) else { return 1 };
+    let (Ok(()), Ok((server, _record))) = (send_packet(socket.as_fd(), &said, &[]), opened) else { return 1 };
     // Nothing comes where there is no mount after all.
     let Ok((_, devices)) = receive_packet(socket.as_fd(), PACKET) else { return 1 };
     drop(socket);

@@ -27,6 +27,8 @@ pub struct MountOptions {
     pub source: String,
     /// What `mount` lists as `fuse.SUBTYPE`.
     pub subtype: String,
+    /// The SELinux label of every file; none for those that they have.
+    pub context: Option<String>,
 }
 
 impl Default for MountOptions {
@@ -37,6 +39,7 @@ impl Default for MountOptions {
             default_permissions: true,
             source: "layerfs".to_owned(),
             subtype: "layerfs".to_owned(),
+            context: None,
         }
     }
 }
@@ -82,6 +85,11 @@ pub fn connect(options: &MountOptions) -> Result<Connection> {
         }
         fsconfig_create(fs)
     };
+    if let Some(label) = &options.context {
+        fsconfig_set_string(fs, "context", label.as_str())
+            .context(|| format!("label files `{label}`"))
+            .map_err(|error| error.hint("option context needs a kernel with SELinux, and a label that it knows"))?;
+    }
     configure().context(|| "mount by fuse").map_err(no_fuse)?;
     let mut flags = MountAttrFlags::empty();
     flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, options.read_only);

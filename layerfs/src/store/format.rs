@@ -8,6 +8,8 @@
 //! layers/CHAIN-ID.MAPPING.shim/{fs/,meta.json}   what of the top layer of a chain depends on the layers below
 //! compressed/DIFF-ID.FORM                        the descriptor of a compressed form of a layer we built
 //! cache/KIND/*.json  containers/ID/*.json        records; a `roots` object in one keeps what it names alive
+//! mounts/NAME/record.json                        the same for an image that is mounted to be looked at; a folder is
+//!                                                locked by the mount's server, if it has one
 //! unsynced/BOOT-ID/WHAT                          objects that were not yet synced when that boot was running
 //! unsynced/BOOT-ID.failed/WHAT                   layers whose sync failed in that boot
 //! tmp/NAME                                       everything is born here; a folder is locked by its owner
@@ -61,7 +63,7 @@ pub const VERSION: u32 = 1;
 /// Content of `oci-layout` (image-spec, `image-layout.md`).
 pub const OCI_LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
-/// The `roots` object of a record in `cache/KIND/*.json` or `containers/ID/*.json`: what must outlive a `gc`.
+/// The `roots` object of a record in `cache/KIND/*.json`, `containers/ID/*.json` or `mounts/NAME/*.json`: what must outlive a `gc`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Roots {

@@ -1,4 +1,4 @@
-//! Mark and sweep: what no ref, container or cache record leads to is removed.
+//! Mark and sweep: what no ref, container, mount or cache record leads to is removed.
 //!
 //! Whatever cannot be read for another reason than being missing or malformed ends the collection before it removes
 //! anything: a disk error must not pass for an image that nobody needs.
@@ -78,6 +78,7 @@ impl Store {
         drop(queue);
         // Whoever reads the index must not find what is about to go. On a full disk that has to wait for the sweep.
         let published = self.publish_index();
+        self.sweep_mounts()?;
         let unneeded = self.unneeded(&HashSet::new())?;
         for (path, _) in &unneeded.blobs {
             fs::remove_file(path).at("remove", path)?;
@@ -102,7 +103,7 @@ impl Store {
     /// The store cannot be read.
     pub fn unneeded(&self, without: &HashSet<Reference>) -> Result<Unneeded> {
         let mut reach = self.reach_of_names(without)?;
-        for kind in ["cache", "containers"] {
+        for kind in ["cache", "containers", "mounts"] {
             self.add_records(&self.records(kind)?, &mut reach)?;
         }
         let mut unneeded = Unneeded::default();

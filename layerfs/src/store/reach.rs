@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::Store;
 use super::contents::{Contents, read_small, spread};
@@ -25,7 +26,7 @@ pub(super) struct Reach {
     chain_ids: HashMap<(Option<ChainId>, DiffId), ChainId>,
 }
 
-/// A record of `cache/KIND/` or `containers/ID/`.
+/// A record of `cache/KIND/`, `containers/ID/` or `mounts/NAME/`.
 #[derive(Debug)]
 pub(super) struct Record {
     /// The folder it lies in.
@@ -92,7 +93,7 @@ impl Store {
         Ok(())
     }
 
-    /// The records below `cache` or `containers`. One that is malformed keeps nothing: whoever reads it next finds the
+    /// The records below `cache`, `containers` or `mounts`. One that is malformed keeps nothing: whoever reads it next finds the
     /// same and makes it anew.
     pub(super) fn records(&self, kind: &str) -> Result<Vec<Record>> {
         #[derive(Deserialize)]
@@ -104,12 +105,7 @@ impl Store {
         for folder in folders(&self.root.join(kind))? {
             let files = list(&folder)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "json"));
             for path in files {
-                let bytes = match read_small(&path) {
-                    // Removed since the listing.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    result => result.at("read", &path)?,
-                };
-                let parsed = bytes.and_then(|bytes| serde_json::from_slice::<Text>(&bytes).ok());
+                let parsed: Option<Text> = read_record(&path)?;
                 records.extend(parsed.map(|Text { roots }| Record { folder: folder.clone(), roots }));
             }
         }
@@ -149,6 +145,15 @@ pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
         result => result.at("read", dir)?,
     };
     entries.map(|entry| entry.map(|entry| entry.path()).at("read", dir)).collect()
+}
+
+/// A record; none where it is malformed, or was removed since it was listed.
+pub(super) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match read_small(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result.at("read", path)?,
+    };
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
 /// The folders in a folder. What is removed meanwhile is none any more.

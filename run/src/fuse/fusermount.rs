@@ -20,6 +20,9 @@ pub(crate) fn mount(options: &MountOptions, attributes: u64, target: &Path) -> R
     let (own, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).context(|| "make a socket")?;
     let mut words = format!("fsname={},subtype={}", options.source, options.subtype);
+    if let Some(label) = &options.context {
+        words.push_str(&format!(",context=\"{label}\""));
+    }
     if options.default_permissions {
         words.push_str(",default_permissions");
     }

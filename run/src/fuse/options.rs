@@ -146,6 +146,7 @@ fn one(command: &mut Command, seen: &mut Seen, option: &[u8]) -> Result<()> {
         }
         b"threaded" => serve.threads = usize::from(value == Some(b"0")),
         b"writeback" => serve.writeback = number(name, needs()?)? != 0,
+        b"passthrough" => union.passthrough = number(name, needs()?)? != 0,
         b"noacl" => serve.acl = false,
         b"fsname" => mount.source = text(name, needs()?)?,
         b"subtype" => mount.subtype = text(name, needs()?)?,
@@ -179,10 +180,13 @@ fn one(command: &mut Command, seen: &mut Seen, option: &[u8]) -> Result<()> {
         | b"fast_ino"
         | b"fast_ino_check" => {}
         b"max_idle_threads" | b"max_threads" | b"clone_fd" | b"auto_unmount" => {}
-        b"index" | b"metacopy" if value == Some(b"off") => {}
+        // Names of one file stay so in any case; metadata alone is never copied.
+        b"index" if matches!(value, Some(b"on" | b"off")) => {}
+        b"metacopy" if value == Some(b"off") => {}
+        b"context" => mount.context = Some(text(name, needs()?)?),
         b"xattr_permissions" if value == Some(b"0") => {}
         b"allow_root" => mount.allow_other = true,
-        b"xattr_permissions" | b"plugins" | b"context" | b"noxattrs" | b"index" | b"metacopy" => {
+        b"xattr_permissions" | b"plugins" | b"noxattrs" | b"index" | b"metacopy" => {
             return Err(Error::new(Kind::Unsupported, format!("option `{}` is not supported", option.escape_ascii())));
         }
         _ => return Err(named(name, "is not known").hint(HINT)),

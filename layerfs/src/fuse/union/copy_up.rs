@@ -87,15 +87,33 @@ impl Union {
         if node.is_upper() {
             return Ok(());
         }
+        loop {
+            match self.try_copy_up(node, length) {
+                // Another file took its name while it was copied.
+                Err(Moved::Away) => {}
+                Err(Moved::Failed(error)) => return Err(error),
+                Ok(()) => break,
+            }
+        }
+        // The other names that are known follow at once.
+        let aliases = std::mem::take(&mut node.state().aliases);
+        for alias in aliases {
+            self.follow(&alias.parent, &alias.name, node)?;
+        }
+        Ok(())
+    }
+
+    /// Copies a file under the name that it has now.
+    fn try_copy_up(&self, node: &Arc<Node>, length: u64) -> Result<(), Moved> {
         let place = node.place();
         let parent = place.as_ref().map(|place| self.ensure_upper_dir(&place.parent)).transpose()?;
         let work = &self.upper()?.work;
-        let Real::Lower(dir, file) = node.state().real.clone() else { return Err(Errno::STALE) };
+        let Real::Lower(dir, file) = node.state().real.clone() else { return Err(Errno::STALE.into()) };
         let path = dir.join(&file);
         let source = At { dir: self.layer(&dir)?, path: &path };
         let stat = source.stat()?;
         let name = self.work_name();
-        let made = || -> Result<(), Errno> {
+        let made = || -> Result<(), Moved> {
             let data = self.copy_file(source, node.kind, &stat, &name, length)?;
             let several = stat.st_nlink > 1 && self.options.hardlinks == Hardlinks::Kept;
             let (Some(place), Some(parent)) = (&place, &parent) else {
@@ -110,6 +128,10 @@ impl Union {
                 return Ok(());
             };
             let mut dir = self.content_mut(&place.parent)?;
+            // From here on nobody renames or removes it.
+            if !node.place().is_some_and(|now| now.is(&place.parent, &place.name)) {
+                return Err(Moved::Away);
+            }
             self.publish(&name, parent, &place.name)?;
             if let Some(entry) = dir.index.as_mut().and_then(|index| index.any_mut(&place.name)) {
                 entry.upper = true;
@@ -129,13 +151,7 @@ impl Union {
         };
         made().inspect_err(|_| {
             let _ = rustix::fs::unlinkat(work, name.as_slice(), AtFlags::empty());
-        })?;
-        // The other names that are known follow at once.
-        let aliases = std::mem::take(&mut node.state().aliases);
-        for alias in aliases {
-            self.follow(&alias.parent, &alias.name, node)?;
-        }
-        Ok(())
+        })
     }
 
     /// Makes the copy in the work folder; a regular file comes back open.
@@ -251,6 +267,20 @@ impl Union {
             None => node.set_place(Some(place)),
         }
         Ok(())
+    }
+}
+
+/// Why a file was not copied up.
+enum Moved {
+    /// It no longer has the name that it was copied for.
+    Away,
+    /// It cannot be.
+    Failed(Errno),
+}
+
+impl From<Errno> for Moved {
+    fn from(error: Errno) -> Self {
+        Moved::Failed(error)
     }
 }
 
