@@ -87,6 +87,41 @@ fn rootless_buildah_with_this_runtime() {
     build(&["rmi", "--all", "--force"]).expect("it was there before").output();
 }
 
+/// The union as `mount_program` of an ordinary user's engines, in a user namespace.
+#[test]
+fn rootless_buildah_and_podman_on_this_union() {
+    let Some(_root) = Actor::root() else { return };
+    let (Some(actor), Some(user)) = (Actor::ordinary(), machine::ordinary_user()) else { return };
+    if actor.shell("exec 3<>/dev/fuse").output().code != 0 {
+        machine::not_run("rootless engines on our union: an ordinary user may not open /dev/fuse");
+        return;
+    }
+    let program = actor.path("layerfs-fuse");
+    fs::copy(machine::programs().join("layerfs-fuse"), &program).expect("a file in our folder");
+    let option = format!("overlay.mount_program={}", program.display());
+    let storage = ["--storage-driver", "overlay", "--storage-opt", &option];
+    let base = format!("oci:{}:busybox", image::busybox().display());
+    actor.write(
+        "app/Dockerfile",
+        format!(
+            "FROM {base}\nRUN mkdir -p /a/b && echo one >/a/b/c && chown 1:2 /a/b/c\n\
+             RUN mv /a/b/c /a/b/d && echo two >/a/b/c && chmod 600 /etc/passwd\n"
+        ),
+    );
+    let context = actor.path("app").display().to_string();
+    let build = ["build", "--isolation", "chroot", "--network", "host", "-t", "made", &context];
+    let Some(buildah) = call(&actor, &user, "buildah") else { return };
+    buildah.args(storage).args(build).ok();
+    let podman = || call(&actor, &user, "podman").expect("it comes with the other").args(["--events-backend=file"]);
+    let look = "cat /a/b/d /a/b/c; stat -c '%u:%g %a' /a/b/d /etc/passwd; grep ' / ' /proc/mounts";
+    let run = ["run", "--rm", "--network", "none", "localhost/made", "sh", "-c", look];
+    let seen = podman().args(storage).args(run).ok();
+    let lines = seen.lines();
+    assert_eq!(lines[..4], ["one", "two", "1:2 644", "0:0 600"], "{seen}");
+    assert!(lines[4].contains("fuse.layerfs"), "the union is ours: {seen}");
+    podman().args(storage).args(["system", "reset", "-f"]).output();
+}
+
 /// Without an engine: the runtime as its user calls it, with one id and with a range.
 #[test]
 fn the_runtime_of_an_ordinary_user() {

@@ -19,8 +19,8 @@
 //!
 //! # How it is fast
 //!
-//! The price of FUSE is the number of messages. Files and folders are never opened: the kernel is told once that this
-//! server needs no handles. What does not exist is answered from an index, and every answer may be believed for ever,
+//! The price of FUSE is the number of messages. Folders are never opened, and files are not either, unless the kernel can
+//! read and write them itself: it is told once that this server needs no handles. What does not exist is answered from an index, and every answer may be believed for ever,
 //! since nobody else changes the layers. A walk sees all attributes with the listing; a second walk asks nothing.
 
 mod crew;

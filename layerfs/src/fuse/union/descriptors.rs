@@ -17,7 +17,7 @@ use super::passthrough::Opens;
 /// Descriptors left to everything else.
 const RESERVED: u64 = 256;
 /// Most that are kept open, however many the limit allows.
-const MOST: u64 = 16 * 1024;
+const MOST: u64 = 8 * 1024;
 
 /// What may be done with a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
