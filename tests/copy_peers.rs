@@ -3,8 +3,9 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use crate::conformance_suite::{fill as fill_stub, layer};
 use crate::harness::image::Layer;
-use crate::harness::{Actor, Call, Registry, machine, peers};
+use crate::harness::{Actor, Auth, Call, FaultyRegistry, Registry, machine, peers};
 
 /// `copy` under the name `skopeo`.
 fn as_skopeo(actor: &Actor) -> Call {
@@ -347,4 +348,28 @@ fn indexes_are_made_and_thinned() {
     let same = actor.copy(["--format", "v2s2", &amd, &format!("{name}:docker")]).ok().stdout;
     assert_eq!(actor.copy(["digest", &format!("{name}:docker")]).ok().stdout, same, "changed within its repository");
     assert!(told.lines().any(|line| line.starts_with("{\"event\":\"start\"")), "{told}");
+}
+
+#[test]
+fn short_names_are_what_the_configuration_says() {
+    let (first, second) = (FaultyRegistry::start(Auth::Open), FaultyRegistry::start(Auth::Open));
+    let Some(actor) = Actor::root() else { return };
+    let image = fill_stub(&second, "team/app", "1", &[layer(1, 100)]);
+    let search = format!("unqualified-search-registries = [\"{}\", \"{}\"]\n", first.address(), second.address());
+    let alias = format!("[aliases]\n\"own\" = \"{}\"\n", second.name("team/app"));
+    let copy = |conf: &str, words: &[&str]| {
+        actor.copy(words).env("CONTAINERS_REGISTRIES_CONF", actor.write("registries.conf", conf))
+    };
+    let digest = format!("{}\n", image.digest);
+    assert_eq!(copy(&search, &["digest", "team/app:1"]).ok().stdout, digest);
+    assert_eq!(first.count("HEAD", "/manifests/1") + first.count("GET", "/manifests/1"), 1, "the first has nothing");
+    assert_eq!(copy(&format!("{search}{alias}"), &["digest", "own:1"]).ok().stdout, digest);
+    copy(&format!("{search}{alias}"), &["-q", "own:1", "dir:copied"]).ok();
+    copy(&format!("{search}{alias}"), &["auth", "why", "own:1"])
+        .ok()
+        .says(&["short name `own:1`", &second.name("team/app:1")]);
+    let strict = format!("short-name-mode = \"enforcing\"\n{search}");
+    copy(&strict, &["digest", "team/app:1"]).fails(2).says(&["`team/app:1` may stand for", "write the whole name"]);
+    // What is written out, or is skopeo's, is not searched for.
+    copy(&strict, &["digest", &second.name("team/app:1")]).ok();
 }

@@ -214,3 +214,61 @@ fn folders_are_skopeos() {
         );
     }
 }
+
+#[test]
+fn what_is_too_old_stays_and_what_refers_goes_along() {
+    let (source, target) = (FaultyRegistry::start(Auth::Open), FaultyRegistry::start(Auth::Open));
+    let Some(actor) = Actor::root() else { return };
+    for (tag, created) in [("old", "2019-05-01T00:00:00Z"), ("new", "2024-05-01T00:00:00Z")] {
+        dated(&source, "app", tag, created);
+    }
+    let (from, to) = (source.name("app"), target.name("app"));
+    let dry = actor.copy(["sync", "--since", "2020-01-01", "--dry-run", &from, &to]).ok();
+    assert_eq!(dry.lines(), [format!("would copy {from}:new to {to}:new")]);
+    // One attached document, and one that is attached to it.
+    actor.write("note", "words");
+    let attach = |name: &str| {
+        actor
+            .copy(["attach", "--artifact-type", "application/x-note", name, "note:text/plain"])
+            .ok()
+            .result()
+            .to_owned()
+    };
+    let first = attach(&format!("{from}:new"));
+    let digest = first.split_whitespace().find(|word| word.starts_with("sha256:")).expect("a digest").to_owned();
+    let second = attach(&format!("{from}@{digest}"));
+    actor.copy(["sync", "--since", "2020-01-01", &from, &to]).ok().says(&["1 images copied"]);
+    assert!(target.manifest("app", &digest).is_none(), "only where it is asked for");
+    actor.copy(["sync", "--since", "2020-01-01", "--referrers", &from, &to]).ok();
+    assert!(target.manifest("app", &digest).is_some());
+    let second = second.split_whitespace().find(|word| word.starts_with("sha256:")).expect("a digest");
+    assert!(target.manifest("app", second).is_some(), "what refers to a referrer goes along, too");
+    assert!(target.manifest("app", "old").is_none());
+}
+
+/// An image whose configuration says when it was made.
+fn dated(registry: &FaultyRegistry, repository: &str, tag: &str, created: &str) {
+    let config = format!(
+        "{{\"architecture\":\"amd64\",\"os\":\"linux\",\"created\":\"{created}\",\"config\":{{}},\"rootfs\":{{\"type\":\"layers\",\"diff_ids\":[]}}}}"
+    );
+    let digest = layerfs::digest::Digest::of(config.as_bytes()).to_string();
+    registry.put_blob(&digest, config.as_bytes());
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": crate::conformance_suite::OCI_MANIFEST,
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": config.len() },
+        "layers": [],
+    });
+    registry.put_manifest(repository, tag, crate::conformance_suite::OCI_MANIFEST, manifest.to_string().as_bytes());
+}
+
+#[test]
+fn no_more_bytes_a_second_than_allowed() {
+    let (source, target) = (FaultyRegistry::start(Auth::Open), FaultyRegistry::start(Auth::Open));
+    let Some(actor) = Actor::root() else { return };
+    fill(&source, "app", "1", &[layer(1, 500_000), layer(2, 500_000)]);
+    let (from, to) = (format!("docker://{}", source.name("app:1")), format!("docker://{}", target.name("app:1")));
+    let begun = std::time::Instant::now();
+    actor.copy(["-q", "--bwlimit", "1M", &from, &to]).ok();
+    assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
+    actor.copy(["--bwlimit", "fast", &from, &to]).fails(2).says(&["`fast` is no number of bytes"]);
+}

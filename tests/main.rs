@@ -9,6 +9,7 @@ mod bad_input;
 mod chroot;
 mod conformance_suite;
 mod control_groups;
+mod copy_chunked;
 mod copy_peers;
 mod copy_signed;
 mod copy_sync;

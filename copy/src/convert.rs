@@ -9,7 +9,7 @@ use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use layerfs::archive::{Compression, Compressor, decompress};
+use layerfs::archive::{Compression, Compressor, decompress, write_chunked};
 use layerfs::digest::{Algorithm, DiffId, Digest, Hashed};
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::{Descriptor, Document, ImageConfig, Manifest, media_type};
@@ -19,6 +19,7 @@ use layerfs::store::Store;
 use crate::execute::Ids;
 use crate::inventory::{Entry, Inventory};
 use crate::stream::{Chunks, FromRead, Skip, ToRead, Verified};
+use crate::transport::store::limits;
 use crate::transport::{Source, read_document, scratch_file};
 
 /// Which layers are compressed anew.
@@ -31,6 +32,11 @@ pub enum Recompress {
     Plain(Compression),
     /// All that are not in this form already.
     All(Compression),
+    /// All that are not in the form of zstd:chunked already, in that form.
+    Chunked {
+        /// The level of zstd.
+        level: u8,
+    },
 }
 
 /// Which family of media types the documents are written in.
@@ -185,14 +191,19 @@ fn compress_layers(
     progress: &dyn Progress,
     ids: &Ids,
 ) -> Result<bool> {
-    let (compression, all) = match changes.recompress {
+    let (packing, all) = match changes.recompress {
         Recompress::Never => return Ok(false),
-        Recompress::Plain(compression) => (compression, false),
-        Recompress::All(compression) => (compression, true),
+        Recompress::Plain(compression) => (Packing::Whole(compression), false),
+        Recompress::All(compression) => (Packing::Whole(compression), true),
+        Recompress::Chunked { level } => (Packing::Chunks { level }, true),
     };
     let wanted = |layer: &Descriptor| {
         let form = form(&layer.media_type);
-        form.is_some_and(|form| form != kind(compression) && (all || form == Form::Plain))
+        let already = match packing {
+            Packing::Whole(compression) => form == Some(kind(compression)),
+            Packing::Chunks { .. } => layer.annotation(CHUNKED_TABLE).is_some(),
+        };
+        form.is_some_and(|form| !already && (all || form == Form::Plain))
     };
     if !manifest.layers.iter().any(wanted) {
         return Ok(false);
@@ -210,17 +221,18 @@ fn compress_layers(
         }
         let new = match known.get(&layer.digest) {
             Some(new) => new.clone(),
-            None => compress(converted, layer, diff_id, compression, progress, ids)?,
+            None => compress(converted, layer, diff_id, packing, progress, ids)?,
         };
         known.insert(layer.digest, new.clone());
         // What a table of contents says of the old bytes is not true of the new ones.
-        let stale = |key: &str| key.starts_with("io.github.containers.zstd-chunked.") || key.contains(".stargz/");
+        let stale = |key: &str| key.starts_with(CHUNKED) || key.contains(".stargz/");
         layer.annotations.retain(|key, _| !stale(key));
+        layer.annotations.extend(new.annotations);
         (layer.digest, layer.size) = (new.digest, new.size);
         layer.media_type = new.media_type;
     }
     // Docker's family has no zstd; an image cannot be of both.
-    let format = match (docker, compression) {
+    let format = match (docker, packing.compression()) {
         (true, Compression::Zstd { .. }) | (false, _) => Format::Oci,
         (true, _) => Format::Docker,
     };
@@ -233,12 +245,14 @@ fn compress(
     converted: &mut Converted<'_>,
     layer: &Descriptor,
     diff_id: DiffId,
-    compression: Compression,
+    packing: Packing,
     progress: &dyn Progress,
     ids: &Ids,
 ) -> Result<Descriptor> {
-    let media_type = compression.layer_media_type();
-    if let Some(store) = converted.store
+    let media_type = packing.compression().layer_media_type();
+    // The store keeps one form of a type, which is not the one in chunks.
+    let store = converted.store.filter(|_| matches!(packing, Packing::Whole(_)));
+    if let Some(store) = store
         && let Some(known) = store.compressed_form(diff_id, media_type)?
         && store.blob_size(&known.digest) == Some(known.size)
     {
@@ -251,17 +265,20 @@ fn compress(
     let plain = decompress(ToRead::new(chunks))?;
     let mut plain = Hashed::new(plain, diff_id.0.algorithm());
     let action = || format!("compress layer `{}`", layer.digest);
-    let descriptor = match converted.store {
+    let descriptor = match store {
         Some(store) => {
-            let writer = pump(&mut plain, store.blob_writer(None)?, compression).context(action)?;
+            let (writer, _) = pump(&mut plain, store.blob_writer(None)?, packing).context(action)?;
             let (digest, size) = writer.commit()?;
             Descriptor::new(media_type, digest, size)
         }
         None => {
             let out = Hashed::new(scratch_file()?, Algorithm::Sha256);
-            let (file, digest, size) = pump(&mut plain, out, compression).context(action)?.finish();
+            let (out, annotations) = pump(&mut plain, out, packing).context(action)?;
+            let (file, digest, size) = out.finish();
             converted.made.insert(digest, Arc::new(file));
-            Descriptor::new(media_type, digest, size)
+            let mut descriptor = Descriptor::new(media_type, digest, size);
+            descriptor.annotations.extend(annotations.into_iter().map(|(key, value)| (key, value.into())));
+            descriptor
         }
     };
     let (_, found, _) = plain.finish();
@@ -269,18 +286,33 @@ fn compress(
         let sentence = format!("layer `{}` unpacks to `{found}`, the image's config says `{diff_id}`", layer.digest);
         return Err(Error::new(Kind::Corrupt, sentence));
     }
-    if let Some(store) = converted.store {
+    if let Some(store) = store {
         store.record_compressed_form(diff_id, &descriptor)?;
     }
     progress.event(&Event::Done { id });
     Ok(descriptor)
 }
 
-fn pump<W: Write>(plain: &mut impl Read, out: W, compression: Compression) -> Result<W> {
-    let mut compressor = Compressor::new(BufWriter::with_capacity(1 << 18, out), compression)?;
-    std::io::copy(plain, &mut compressor).context(|| "read it")?;
-    let buffered = compressor.finish()?;
-    buffered.into_inner().map_err(std::io::IntoInnerError::into_error).context(|| "write it")
+/// Compresses all of `plain`. The annotations are for the layer's descriptor.
+fn pump<W: Write + Send>(
+    plain: &mut (impl Read + Send),
+    out: W,
+    packing: Packing,
+) -> Result<(W, Vec<(String, String)>)> {
+    let out = BufWriter::with_capacity(1 << 18, out);
+    let (buffered, annotations) = match packing {
+        Packing::Whole(compression) => {
+            let mut compressor = Compressor::new(out, compression)?;
+            std::io::copy(plain, &mut compressor).context(|| "read it")?;
+            (compressor.finish()?, Vec::new())
+        }
+        Packing::Chunks { level } => {
+            let done = write_chunked(plain, out, level, &limits()?)?;
+            (done.out, done.annotations.unwrap_or_default())
+        }
+    };
+    let out = buffered.into_inner().map_err(std::io::IntoInnerError::into_error).context(|| "write it")?;
+    Ok((out, annotations))
 }
 
 struct Told<'a, C> {
@@ -310,6 +342,28 @@ impl Read for Shared {
         let n = self.file.read_at(buffer, self.at)?;
         self.at += n as u64;
         Ok(n)
+    }
+}
+
+/// What begins the annotations of a layer in the form of zstd:chunked, and the one that every such layer has.
+const CHUNKED: &str = "io.github.containers.zstd-chunked.";
+const CHUNKED_TABLE: &str = "io.github.containers.zstd-chunked.manifest-checksum";
+
+/// How a layer is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packing {
+    /// As one stream.
+    Whole(Compression),
+    /// As zstd in chunks, with a table of contents.
+    Chunks { level: u8 },
+}
+
+impl Packing {
+    fn compression(self) -> Compression {
+        match self {
+            Self::Whole(compression) => compression,
+            Self::Chunks { level } => Compression::Zstd { level },
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Carries a plan out: blobs side by side, then documents from the leaves up, then the name.
 
-use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use layerfs::error::{Kind, Result};
@@ -51,6 +51,32 @@ pub(crate) struct Execution<'a> {
     pub(crate) ids: &'a Ids,
     pub(crate) parallel: usize,
     pub(crate) retries: u32,
+    pub(crate) pace: Option<&'a Pace>,
+}
+
+/// Keeps everything of an invocation together below so many bytes a second.
+pub(crate) struct Pace {
+    rate: f64,
+    /// When the next byte may pass.
+    free: Mutex<Instant>,
+}
+
+impl Pace {
+    /// At most `rate` bytes a second.
+    pub(crate) fn new(rate: u64) -> Self {
+        Self { rate: rate.max(1) as f64, free: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until `bytes` more may have passed.
+    fn pass(&self, bytes: usize) {
+        let wait = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            *free = (*free).max(now) + Duration::from_secs_f64(bytes as f64 / self.rate);
+            *free - now
+        };
+        std::thread::sleep(wait);
+    }
 }
 
 /// Numbers for progress events, unique in an invocation.
@@ -106,6 +132,7 @@ impl Execution<'_> {
             started.call_once(|| self.progress.event(&start));
             let chunks = self.source.open_at(blob, from.at())?;
             let counted = Counted { chunks, seen: from.at(), reported: &reported, progress: self.progress, id };
+            let counted = Paced { chunks: counted, pace: self.pace };
             Ok(match self.sink.verifies() {
                 true => Box::new(counted),
                 false => Box::new(Verified::from(counted, blob, from)),
@@ -131,6 +158,22 @@ impl Execution<'_> {
             self.progress.event(&Event::Done { id });
         }
         Ok(sent)
+    }
+}
+
+/// Passes bytes on no faster than allowed.
+struct Paced<'a, C> {
+    chunks: C,
+    pace: Option<&'a Pace>,
+}
+
+impl<C: Chunks> Chunks for Paced<'_, C> {
+    fn next_chunk(&mut self) -> Result<Option<Bytes>> {
+        let chunk = self.chunks.next_chunk()?;
+        if let (Some(pace), Some(chunk)) = (self.pace, &chunk) {
+            pace.pass(chunk.len());
+        }
+        Ok(chunk)
     }
 }
 

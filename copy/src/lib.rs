@@ -49,4 +49,4 @@ pub use policy::Policy;
 pub use read::{Opened, Reader};
 pub use registries::Registries;
 pub use registry::web::{Fetched, Validators, fetch};
-pub use transfer::{Options, Pushed, Side, Transferred, pull, push, transfer};
+pub use transfer::{Options, Pushed, Side, Transferred, locate, pull, push, transfer};

@@ -18,7 +18,7 @@ use crate::companions::{self, Companions};
 use crate::convert::{Changes, Recompress, convert};
 use crate::credentials::{Credential, Found, Keyring, Places};
 use crate::exchange::Exchange;
-use crate::execute::{Execution, Ids, Moved, PARALLEL};
+use crate::execute::{Execution, Ids, Moved, PARALLEL, Pace};
 use crate::inventory::{self, Inventory, Platforms};
 use crate::location::Location;
 use crate::plan::{Foreign, Holdings, plan};
@@ -90,6 +90,8 @@ pub struct Options {
     pub user_agent_prefix: Option<String>,
     /// Blobs that move at the same time.
     pub parallel: usize,
+    /// Most bytes a second that blobs may take, all together.
+    pub bandwidth: Option<u64>,
     /// Whether the user's `policy.json` is asked about sources.
     pub policy: Policy,
     /// The policy to ask in place of the user's or the system's.
@@ -116,6 +118,7 @@ impl Default for Options {
             retry_delay: None,
             user_agent_prefix: None,
             parallel: PARALLEL,
+            bandwidth: None,
             policy: Policy::Enforce,
             policy_file: None,
             real_uid: None,
@@ -135,7 +138,9 @@ impl Options {
         self.real_uid.get_or_insert(uid);
         if self.keyring.is_none() {
             let places = Places::from_env(|name| std::env::var_os(name), self.real_uid.unwrap_or(uid));
-            let mut keyring = Keyring::load(&places, self.authfile.as_deref())?;
+            let registries = Registries::load(|name| std::env::var_os(name))?;
+            let keyring = Keyring::load(&places, self.authfile.as_deref())?;
+            let mut keyring = keyring.with_helpers(registries.credential_helpers());
             if let Some(program) = copy_program() {
                 keyring.stay_outside(&program)?;
             }
@@ -309,11 +314,25 @@ pub fn push(
     Ok(Pushed { root: done.root, moved: done.moved })
 }
 
+/// The place that was typed. A name without a registry and without `docker://` stands for what `registries.conf` says:
+/// an alias, or the first registry to be searched that has it.
+///
+/// # Errors
+/// It is no place, or a short name that stands for none.
+pub fn locate(text: &str, options: &Options, progress: &dyn Progress) -> Result<Location> {
+    let location: Location = text.parse()?;
+    match location {
+        Location::Registry(_) if !text.starts_with("docker://") => Reach::new(options, progress)?.locate(text),
+        other => Ok(other),
+    }
+}
+
 /// What can be reached with some options: networks, configuration, and the engine that copies.
 pub(crate) struct Reach<'a> {
     options: &'a Options,
     progress: &'a dyn Progress,
     ids: Ids,
+    pace: Option<Pace>,
     registries: Registries,
     source: Network,
     destination: Network,
@@ -347,17 +366,20 @@ impl<'a> Reach<'a> {
         let env = |name: &str| std::env::var_os(name);
         let uid = options.real_uid.unwrap_or_else(|| rustix::process::getuid().as_raw());
         let places = Places::from_env(env, uid);
+        let registries = Registries::load(env)?;
+        let load = |authfile: Option<&std::path::Path>| {
+            let keyring = Keyring::load(&places, authfile)?;
+            Ok::<_, Error>(Arc::new(keyring.with_helpers(registries.credential_helpers())))
+        };
         let files = match &options.keyring {
             Some(keyring) => keyring.clone(),
-            None => Arc::new(Keyring::load(&places, options.authfile.as_deref())?),
+            None => load(options.authfile.as_deref())?,
         };
         let config_home = places.config_home.clone().or_else(|| Some(places.home.as_ref()?.join(".config")));
         let keyring = |side: &Side| match (&side.credential, side.anonymous, &side.authfile) {
             (Some(credential), _, _) => Ok(Arc::new(Keyring::fixed(credential.clone()))),
             (None, true, _) => Ok(Arc::default()),
-            (None, false, Some(own)) if side.authfile != options.authfile => {
-                Keyring::load(&places, Some(own)).map(Arc::new)
-            }
+            (None, false, Some(own)) if side.authfile != options.authfile => load(Some(own)),
             (None, false, _) => Ok(files.clone()),
         };
         let cache = env("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
@@ -389,8 +411,8 @@ impl<'a> Reach<'a> {
         };
         let source = Network::new(settings(&options.source)?, own(&options.source)?);
         let destination = Network::new(settings(&options.destination)?, own(&options.destination)?);
-        let registries = Registries::load(env)?;
-        Ok(Self { options, progress, ids: Ids::default(), registries, source, destination })
+        let pace = options.bandwidth.map(Pace::new);
+        Ok(Self { options, progress, ids: Ids::default(), pace, registries, source, destination })
     }
 
     /// Whether the user's policy allows an image from this place: what is to be asked before the place is. The answer is
@@ -424,6 +446,34 @@ impl<'a> Reach<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The place that was typed. A name without a registry may stand for several: then the first that has it.
+    ///
+    /// # Errors
+    /// It is no place, or a short name that stands for none.
+    pub(crate) fn locate(&self, text: &str) -> Result<Location> {
+        let location: Location = text.parse()?;
+        if !matches!(location, Location::Registry(_)) || text.starts_with("docker://") {
+            return Ok(location);
+        }
+        let mut meanings = self.registries.meanings(text)?;
+        let Some(last) = meanings.pop() else { return Ok(location) };
+        for name in meanings {
+            match self.registry_source(&name).and_then(|source| source.root()) {
+                Ok(_) => return Ok(Location::Registry(name)),
+                Err(error) => {
+                    let note = format!("`{text}` is not `{name}`: {}", error.chain());
+                    self.progress.event(&Event::Note(note));
+                }
+            }
+        }
+        Ok(Location::Registry(last))
+    }
+
+    /// What a name that was typed may stand for: see [`Registries::meanings`].
+    pub(crate) fn meanings(&self, text: &str) -> Result<Vec<Reference>> {
+        self.registries.meanings(text)
     }
 
     /// A repository to read, by way of its mirrors.
@@ -631,7 +681,8 @@ impl<'a> Reach<'a> {
         sink.prepare(inventory, source)?;
         let plan = plan(inventory, &holdings(inventory, source, sink)?);
         let (parallel, retries) = (self.options.parallel.max(1), self.options.retries);
-        let execution = Execution { source, sink, progress: self.progress, ids: &self.ids, parallel, retries };
+        let (progress, pace) = (self.progress, self.pace.as_ref());
+        let execution = Execution { source, sink, progress, ids: &self.ids, parallel, retries, pace };
         execution.run(&plan, inventory)
     }
 

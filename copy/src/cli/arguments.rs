@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use layerfs::error::{Error, Kind, Result};
 use layerfs::oci::Platform;
+use layerfs::progress::Silent;
 
 use super::Global;
+use crate::convert::Format;
 use crate::credentials::Credential;
 use crate::inventory::Platforms;
-use crate::transfer::{Options, Side};
+use crate::location::Location;
+use crate::transfer::{Options, Reach, Side};
+use crate::transport::Source;
 
 /// Flags of skopeo 1.22 that this program lacks: refused by name rather than as unknown.
 pub(super) const OF_SKOPEO: [&str; 6] = [
@@ -57,6 +61,9 @@ pub(super) struct Access {
     /// How often a request is tried again
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(super) retry_times: u32,
+    /// Most bytes a second for all blobs together, such as 500K or 10M
+    #[arg(long, value_name = "RATE", value_parser = bytes)]
+    bwlimit: Option<u64>,
     /// Pause between tries [default: it doubles; what the registry asks for always counts]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     retry_delay: Option<Duration>,
@@ -81,11 +88,32 @@ impl Access {
             authfile: self.authfile.clone(),
             retries: self.retry_times,
             retry_delay: self.retry_delay,
+            bandwidth: self.bwlimit,
             policy: global.policy(),
             policy_file: global.policy.clone(),
             user_agent_prefix: global.user_agent_prefix.clone(),
             ..Options::default()
         })
+    }
+}
+
+impl Access {
+    /// Hands the image at `text` to `each`: what can be reached, where the image is, and what reads it.
+    pub(super) fn with_source<T>(
+        &self,
+        global: &Global,
+        text: &str,
+        each: impl FnOnce(&Reach<'_>, &Location, &dyn Source) -> Result<T>,
+    ) -> Result<T> {
+        let mut options = self.options(global)?;
+        let store = match text.parse()? {
+            Location::Store(_) => Some(global.open_store_for(&mut options)?.0),
+            _ => None,
+        };
+        let reach = Reach::new(&options, &Silent)?;
+        let location = reach.locate(text)?;
+        let source = reach.source(&location, store.as_ref())?;
+        each(&reach, &location, &*source)
     }
 }
 
@@ -118,6 +146,15 @@ impl PlatformChoice {
     }
 }
 
+/// The family of media types that `--format` names.
+pub(super) fn format(text: &str) -> Result<Format> {
+    match text {
+        "oci" => Ok(Format::Oci),
+        "v2s2" => Ok(Format::Docker),
+        other => Err(Error::new(Kind::Usage, format!("`--format {other}` is not known")).hint("oci or v2s2")),
+    }
+}
+
 /// A credential out of `--creds` or `--registry-token`.
 pub(super) fn credential(creds: Option<&str>, token: Option<&str>) -> Result<Option<Credential>> {
     match (creds, token) {
@@ -126,6 +163,20 @@ pub(super) fn credential(creds: Option<&str>, token: Option<&str>) -> Result<Opt
         (None, Some(token)) => Ok(Some(Credential::RegistryToken(token.to_owned()))),
         (None, None) => Ok(None),
     }
+}
+
+/// A number of bytes, with K, M or G for powers of 1000.
+fn bytes(text: &str) -> std::result::Result<u64, String> {
+    let malformed = || format!("`{text}` is no number of bytes: write 500K or 10M");
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit {
+        "" => 1,
+        "K" | "k" => 1000,
+        "M" | "m" => 1_000_000,
+        "G" | "g" => 1_000_000_000,
+        _ => return Err(malformed()),
+    };
+    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).filter(|n| *n > 0).ok_or_else(malformed)
 }
 
 /// A time as Go's tools write it (`1h30m`, `500ms`, `2.5s`), and in days and weeks (`90d`, `2w`).
@@ -155,6 +206,16 @@ pub(super) fn duration(text: &str) -> std::result::Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_have_units() {
+        for (text, number) in [("1", 1), ("500K", 500_000), ("10M", 10_000_000), ("2g", 2_000_000_000)] {
+            assert_eq!(bytes(text), Ok(number), "{text}");
+        }
+        for text in ["", "0", "K", "1T", "-1", "1.5M", "99999999999999999999"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn durations_are_gos_and_days() {

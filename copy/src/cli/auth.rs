@@ -38,11 +38,16 @@ impl AuthArguments {
     /// Explains; nothing is connected to, and no secret is printed.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
         let AuthVerb::Why(why) = &self.verb;
+        let options = why.access.options(global)?;
+        let reach = Reach::new(&options, &Silent)?;
         let Location::Registry(name) = why.image.parse()? else {
             return Err(Error::new(Kind::Usage, format!("`{}` is not in a registry", why.image)));
         };
-        let options = why.access.options(global)?;
-        let reach = Reach::new(&options, &Silent)?;
+        let meanings = match why.image.starts_with("docker://") {
+            true => Vec::new(),
+            false => reach.meanings(&why.image)?,
+        };
+        let name = meanings.first().cloned().unwrap_or(name);
         let explained = reach.explain(&name)?;
         if why.json {
             let endpoints: Vec<Value> = explained
@@ -59,9 +64,17 @@ impl AuthArguments {
                 })
                 .collect();
             let searched: Vec<String> = explained.searched.iter().map(|file| file.display().to_string()).collect();
-            return print_json(&json!({ "name": name.to_string(), "endpoints": endpoints, "searched": searched }));
+            return print_json(&json!({ "name": name.to_string(),
+                "meanings": meanings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "endpoints": endpoints,
+                "searched": searched,
+                "proxies": proxies(),
+            }));
         }
         let mut text = String::new();
+        for meaning in &meanings {
+            text.push_str(&format!("short name `{}`: `{meaning}`, as registries.conf says\n", why.image));
+        }
         let last = explained.endpoints.len().saturating_sub(1);
         for (place, endpoint) in explained.endpoints.iter().enumerate() {
             let role = if place == last { "registry" } else { "mirror" };
@@ -81,8 +94,18 @@ impl AuthArguments {
             let state = if file.exists() { "read" } else { "not there" };
             text.push_str(&format!("file `{}`: {state}\n", file.display()));
         }
+        for variable in proxies() {
+            text.push_str(&format!("proxy: as `{variable}` says, but not to this machine's own addresses\n"));
+        }
         print(&text)
     }
+}
+
+/// The variables that name a proxy; what they say may hold a password.
+fn proxies() -> Vec<&'static str> {
+    const VARIABLES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+    let set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    VARIABLES.into_iter().filter(set).collect()
 }
 
 fn kind(credential: &Credential) -> String {

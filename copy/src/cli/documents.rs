@@ -36,21 +36,14 @@ impl Named {
         usual: Platforms,
         each: impl FnOnce(&dyn crate::transport::Source, Entry) -> Result<T>,
     ) -> Result<T> {
-        let location: Location = self.image.parse()?;
-        let mut options = self.access.options(global)?;
-        let store = match &location {
-            Location::Store(_) => Some(global.open_store_for(&mut options)?.0),
-            _ => None,
-        };
-        let reach = Reach::new(&options, &Silent)?;
-        let source = reach.source(&location, store.as_ref())?;
         let wanted = match self.platform.platforms(global) {
             Platforms::Auto => usual,
             chosen => chosen,
         };
-        let root = source.root()?;
-        let entry = select(&*source, root, &wanted)?;
-        each(&*source, entry)
+        self.access.with_source(global, &self.image, |_, _, source| {
+            let root = source.root()?;
+            each(source, select(source, root, &wanted)?)
+        })
     }
 }
 
@@ -67,11 +60,12 @@ pub(super) struct DigestArguments {
 impl DigestArguments {
     /// Prints the digest; one question is enough where the registry tells.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
-        let location: Location = self.named.image.parse()?;
+        let options = self.named.access.options(global)?;
+        let reach = Reach::new(&options, &Silent)?;
+        let location = reach.locate(&self.named.image)?;
         let digest = match (&location, self.named.platform.platforms(global)) {
             (Location::Registry(name), Platforms::Auto) => {
-                let options = self.named.access.options(global)?;
-                let source = Reach::new(&options, &Silent)?.registry_source(name)?;
+                let source = reach.registry_source(name)?;
                 match source.head()? {
                     Some(head) => head.digest,
                     None => crate::transport::Source::root(&source)?.0.digest,

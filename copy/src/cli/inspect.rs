@@ -11,7 +11,7 @@ use super::{Global, print, print_bytes, print_json_as_skopeo, template};
 use crate::inventory::{Platforms, select};
 use crate::location::Location;
 use crate::transfer::Reach;
-use crate::transport::read_document;
+use crate::transport::{Source, read_document};
 
 /// The arguments of `copy inspect`.
 #[derive(Debug, clap::Args)]
@@ -42,25 +42,22 @@ pub(super) struct InspectArguments {
 impl InspectArguments {
     /// Reads the image's documents and prints them.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
-        let location: Location = self.image.parse()?;
-        let mut options = self.access.options(global)?;
-        let store = match &location {
-            Location::Store(_) => Some(global.open_store_for(&mut options)?.0),
-            _ => None,
-        };
-        let reach = Reach::new(&options, &Silent)?;
-        let source = reach.source(&location, store.as_ref())?;
+        self.access
+            .with_source(global, &self.image, |reach, location, source| self.show(global, reach, location, source))
+    }
+
+    fn show(&self, global: &Global, reach: &Reach<'_>, location: &Location, source: &dyn Source) -> Result<()> {
         let root = source.root()?;
         if self.raw && !self.config {
             let chosen = match self.platform.platforms(global) {
                 Platforms::Auto => root.1,
-                wanted => select(&*source, root, &wanted)?.bytes,
+                wanted => select(source, root, &wanted)?.bytes,
             };
             // Not a byte more: the digest of the output is the image's.
             return print_bytes(&chosen);
         }
         let digest = root.0.digest;
-        let entry = select(&*source, root, &Platforms::One(self.platform.one(global)?))?;
+        let entry = select(source, root, &Platforms::One(self.platform.one(global)?))?;
         let Some(Document::Manifest(manifest)) = entry.document else {
             return Err(Error::new(
                 Kind::Unsupported,
@@ -68,17 +65,17 @@ impl InspectArguments {
             )
             .hint("`--raw` prints it"));
         };
-        let config = read_document(&*source, &manifest.config)?;
+        let config = read_document(source, &manifest.config)?;
         let document = match (self.raw, self.config) {
             (true, true) => return print_bytes(&config),
             (false, true) => in_usual_order(serde_json::from_slice(&config).unwrap_or(Value::Null)),
             _ => {
                 let wants_tags = self.tags || (global.is_skopeo() && !self.no_tags);
-                let tags = match (&location, wants_tags) {
+                let tags = match (location, wants_tags) {
                     (Location::Registry(name), true) => Some(reach.registry_source(name)?.tags()?),
                     _ => None,
                 };
-                summary(&location, digest, &manifest, &config, tags)?
+                summary(location, digest, &manifest, &config, tags)?
             }
         };
         match &self.format {
@@ -187,7 +184,9 @@ pub(super) struct ListTagsArguments {
 impl ListTagsArguments {
     /// Prints the tags as JSON.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
-        let location = self.repository.parse()?;
+        let options = self.access.options(global)?;
+        let reach = Reach::new(&options, &Silent)?;
+        let location = reach.locate(&self.repository)?;
         if let Location::DockerArchive(place) = &location {
             let tags = crate::transport::docker_archive::names(&place.path)?;
             return print_json_as_skopeo(&json!({ "Tags": tags }));
@@ -195,8 +194,7 @@ impl ListTagsArguments {
         let Location::Registry(name) = location else {
             return Err(Error::new(Kind::Usage, format!("`{}` is not a repository", self.repository)));
         };
-        let options = self.access.options(global)?;
-        let tags = Reach::new(&options, &Silent)?.registry_source(&name)?.tags()?;
+        let tags = reach.registry_source(&name)?.tags()?;
         print_json_as_skopeo(&json!({ "Repository": name.repository(), "Tags": tags }))
     }
 }

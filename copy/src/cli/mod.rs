@@ -20,6 +20,7 @@ mod inspect;
 mod mutate;
 mod progress;
 mod repositories;
+mod sides;
 mod sign;
 mod sync;
 mod template;

@@ -256,25 +256,23 @@ pub(super) struct ExportArguments {
 impl ExportArguments {
     /// Writes the image's file system as a tar.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
-        let location: Location = self.image.parse()?;
-        let mut options = self.access.options(global)?;
-        let store = match &location {
-            Location::Store(_) => Some(global.open_store_for(&mut options)?.0),
-            _ => None,
-        };
-        let reach = Reach::new(&options, &Silent)?;
-        let signed = reach.check_policy(&location)?;
-        let source = reach.source(&location, store.as_ref())?;
-        reach.check_signed(&location, &*source, &signed)?;
-        let (manifest, _) = image(&*source, &Platforms::One(self.platform.one(global)?))?;
+        self.access.with_source(global, &self.image, |reach, location, source| {
+            let signed = reach.check_policy(location)?;
+            reach.check_signed(location, source, &signed)?;
+            self.write(global, source)
+        })
+    }
+
+    fn write(&self, global: &Global, source: &dyn Source) -> Result<()> {
+        let (manifest, _) = image(source, &Platforms::One(self.platform.one(global)?))?;
         if self.file == Path::new("-") {
             let out = std::io::BufWriter::with_capacity(1 << 18, std::io::stdout().lock());
-            let mut out = merge(&*source, &manifest.layers, out)?;
+            let mut out = merge(source, &manifest.layers, out)?;
             return std::io::Write::flush(&mut out).context(|| "write to standard output");
         }
         let new = NewFile::create(&self.file)?;
         let out = std::io::BufWriter::with_capacity(1 << 18, &new.file);
-        let mut out = merge(&*source, &manifest.layers, out)?;
+        let mut out = merge(source, &manifest.layers, out)?;
         std::io::Write::flush(&mut out).at("write", &self.file)?;
         drop(out);
         new.commit()

@@ -8,15 +8,15 @@ use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::reference::Reference;
 use serde_json::json;
 
-use super::arguments::{Access, PlatformChoice, credential, duration};
+use super::arguments::{Access, PlatformChoice, duration, format};
 use super::progress::{Reporter, note, size};
+use super::sides::Sides;
 use super::{Global, print};
 use crate::companions::Companions;
-use crate::convert::Format;
 use crate::inventory::Platforms;
 use crate::sync::{self, Destination, Entry, Filter, Outcome, Request, Status};
 use crate::time;
-use crate::transfer::{Options, Side};
+use crate::transfer::Options;
 
 /// The arguments of `copy sync`.
 #[derive(Debug, clap::Args)]
@@ -95,42 +95,8 @@ pub(super) struct SyncArguments {
     jobs: usize,
     #[command(flatten)]
     access: Access,
-    /// Credential for the source
-    #[arg(long, value_name = "USER[:PASSWORD]")]
-    src_creds: Option<String>,
-    /// Credential for the destination
-    #[arg(long, value_name = "USER[:PASSWORD]")]
-    dest_creds: Option<String>,
-    /// Bearer token for the source
-    #[arg(long, value_name = "TOKEN", hide = true)]
-    src_registry_token: Option<String>,
-    /// Bearer token for the destination
-    #[arg(long, value_name = "TOKEN", hide = true)]
-    dest_registry_token: Option<String>,
-    /// Use no credential for the source
-    #[arg(long)]
-    src_no_creds: bool,
-    /// Use no credential for the destination
-    #[arg(long)]
-    dest_no_creds: bool,
-    /// --tls-verify for the source alone
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    src_tls_verify: Option<bool>,
-    /// --tls-verify for the destination alone
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    dest_tls_verify: Option<bool>,
-    /// Folder with the source registry's certificates
-    #[arg(long, value_name = "DIR")]
-    src_cert_dir: Option<PathBuf>,
-    /// Folder with the destination registry's certificates
-    #[arg(long, value_name = "DIR")]
-    dest_cert_dir: Option<PathBuf>,
-    /// File with credentials for the source
-    #[arg(long, value_name = "FILE")]
-    src_authfile: Option<PathBuf>,
-    /// File with credentials for the destination
-    #[arg(long, value_name = "FILE")]
-    dest_authfile: Option<PathBuf>,
+    #[command(flatten)]
+    sides: Sides,
     /// Accepted for skopeo's sake: signatures in lookaside places are never copied
     #[arg(long, hide = true)]
     remove_signatures: bool,
@@ -283,39 +249,14 @@ impl SyncArguments {
     }
 
     fn options(&self, global: &Global) -> Result<Options> {
-        let both = self.access.options(global)?;
-        let source = Side {
-            tls_verify: self.src_tls_verify.or(both.source.tls_verify),
-            credential: credential(self.src_creds.as_deref(), self.src_registry_token.as_deref())?
-                .or_else(|| both.source.credential.clone()),
-            anonymous: self.src_no_creds || both.source.anonymous,
-            cert_dir: self.src_cert_dir.clone().or_else(|| both.source.cert_dir.clone()),
-            authfile: self.src_authfile.clone().or_else(|| both.source.authfile.clone()),
-            ..Side::default()
-        };
-        let destination = Side {
-            tls_verify: self.dest_tls_verify.or(both.destination.tls_verify),
-            credential: credential(self.dest_creds.as_deref(), self.dest_registry_token.as_deref())?
-                .or_else(|| both.destination.credential.clone()),
-            anonymous: self.dest_no_creds || both.destination.anonymous,
-            cert_dir: self.dest_cert_dir.clone().or_else(|| both.destination.cert_dir.clone()),
-            authfile: self.dest_authfile.clone().or_else(|| both.destination.authfile.clone()),
-            ..Side::default()
-        };
+        let both = self.sides.apply(self.access.options(global)?)?;
         let platforms = match self.platform.platforms(global) {
             Platforms::Auto if self.all => Platforms::All,
             Platforms::Auto if global.is_skopeo() => Platforms::Host,
             chosen => chosen,
         };
-        let format = match self.format.as_deref() {
-            None => None,
-            Some("oci") => Some(Format::Oci),
-            Some("v2s2") => Some(Format::Docker),
-            Some(other) => {
-                return Err(Error::new(Kind::Usage, format!("`--format {other}` is not known")).hint("oci or v2s2"));
-            }
-        };
-        Ok(Options { source, destination, platforms, format, preserve_digests: self.preserve_digests, ..both })
+        let format = self.format.as_deref().map(format).transpose()?;
+        Ok(Options { platforms, format, preserve_digests: self.preserve_digests, ..both })
     }
 }
 

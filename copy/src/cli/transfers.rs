@@ -8,14 +8,15 @@ use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::canonical_json;
 use layerfs::reference::Reference;
 
-use super::arguments::{Access, PlatformChoice, credential};
+use super::arguments::{Access, PlatformChoice, format};
 use super::progress::{Reporter, size};
+use super::sides::Sides;
 use super::{Global, print, print_json};
 use crate::companions::Companions;
-use crate::convert::{Format, Recompress};
+use crate::convert::Recompress;
 use crate::inventory::Platforms;
 use crate::location::Location;
-use crate::transfer::{Options, Side, Transferred, pull, transfer};
+use crate::transfer::{Options, Transferred, locate, pull, transfer};
 
 /// The arguments of `copy SOURCE DESTINATION`.
 #[derive(Debug, clap::Args)]
@@ -36,7 +37,7 @@ pub(super) struct CopyArguments {
     #[arg(long, short, value_name = "oci|v2s2")]
     format: Option<String>,
     /// Compress layers that are not compressed in this way
-    #[arg(long, value_name = "gzip|zstd|none")]
+    #[arg(long, value_name = "gzip|zstd|zstd:chunked|none")]
     dest_compress_format: Option<String>,
     /// Compress layers that are not compressed, with gzip
     #[arg(long, hide = true, conflicts_with_all = ["dest_decompress", "dest_oci_accept_uncompressed_layers"])]
@@ -50,24 +51,6 @@ pub(super) struct CopyArguments {
     /// Accepted for skopeo's sake: digests of compressed layers are always known before they are sent
     #[arg(long, hide = true)]
     dest_precompute_digests: bool,
-    /// Folder with the blobs of the source's OCI layout
-    #[arg(long, value_name = "DIR", hide = true)]
-    src_shared_blob_dir: Option<PathBuf>,
-    /// Folder for the blobs of the destination's OCI layout
-    #[arg(long, value_name = "DIR", hide = true)]
-    dest_shared_blob_dir: Option<PathBuf>,
-    /// Address of the source's docker daemon
-    #[arg(long, value_name = "HOST", hide = true)]
-    src_daemon_host: Option<String>,
-    /// Address of the destination's docker daemon
-    #[arg(long, value_name = "HOST", hide = true)]
-    dest_daemon_host: Option<String>,
-    /// File with credentials for the source
-    #[arg(long, value_name = "FILE")]
-    src_authfile: Option<PathBuf>,
-    /// File with credentials for the destination
-    #[arg(long, value_name = "FILE")]
-    dest_authfile: Option<PathBuf>,
     /// Compression level
     #[arg(long, value_name = "N")]
     dest_compress_level: Option<u8>,
@@ -97,48 +80,8 @@ pub(super) struct CopyArguments {
     jobs: usize,
     #[command(flatten)]
     access: Access,
-    /// Credential for the source
-    #[arg(long, value_name = "USER[:PASSWORD]")]
-    src_creds: Option<String>,
-    /// Credential for the destination
-    #[arg(long, value_name = "USER[:PASSWORD]")]
-    dest_creds: Option<String>,
-    /// User for the source
-    #[arg(long, value_name = "USER", requires = "src_password", conflicts_with = "src_creds", hide = true)]
-    src_username: Option<String>,
-    /// Password for the source
-    #[arg(long, value_name = "PASSWORD", requires = "src_username", hide = true)]
-    src_password: Option<String>,
-    /// User for the destination
-    #[arg(long, value_name = "USER", requires = "dest_password", conflicts_with = "dest_creds", hide = true)]
-    dest_username: Option<String>,
-    /// Password for the destination
-    #[arg(long, value_name = "PASSWORD", requires = "dest_username", hide = true)]
-    dest_password: Option<String>,
-    /// Bearer token for the source
-    #[arg(long, value_name = "TOKEN")]
-    src_registry_token: Option<String>,
-    /// Bearer token for the destination
-    #[arg(long, value_name = "TOKEN")]
-    dest_registry_token: Option<String>,
-    /// Use no credential for the source
-    #[arg(long)]
-    src_no_creds: bool,
-    /// Use no credential for the destination
-    #[arg(long)]
-    dest_no_creds: bool,
-    /// --tls-verify for the source alone
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    src_tls_verify: Option<bool>,
-    /// --tls-verify for the destination alone
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    dest_tls_verify: Option<bool>,
-    /// Folder with the source registry's certificates
-    #[arg(long, value_name = "DIR")]
-    src_cert_dir: Option<PathBuf>,
-    /// Folder with the destination registry's certificates
-    #[arg(long, value_name = "DIR")]
-    dest_cert_dir: Option<PathBuf>,
+    #[command(flatten)]
+    sides: Sides,
     /// Accepted for skopeo's sake: signatures in lookaside places are never copied
     #[arg(long, hide = true)]
     remove_signatures: bool,
@@ -156,7 +99,7 @@ pub(super) struct CopyArguments {
 impl CopyArguments {
     /// Copies the image and reports.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
-        let (source, destination): (Location, Location) = (self.source.parse()?, self.destination.parse()?);
+        let (mut source, destination): (Location, Location) = (self.source.parse()?, self.destination.parse()?);
         let mut options = self.options(global)?;
         let locations = [&source, &destination];
         let needs_store = locations.iter().any(|location| matches!(location, Location::Store(_)));
@@ -169,6 +112,9 @@ impl CopyArguments {
                 .hint("registries have"));
         }
         let reporter = Reporter::for_command(global)?;
+        if matches!(source, Location::Registry(_)) {
+            source = locate(&self.source, &options, &reporter)?;
+        }
         let done = transfer(&source, &destination, store.as_ref(), &options, &reporter)?;
         reporter.finish();
         if let (Some(key), Location::Registry(name)) = (&self.sign_by_sigstore_private_key, &destination) {
@@ -224,30 +170,7 @@ impl CopyArguments {
     }
 
     fn options(&self, global: &Global) -> Result<Options> {
-        let both = self.access.options(global)?;
-        let source = Flags {
-            creds: &self.src_creds,
-            pair: self.src_username.as_ref().zip(self.src_password.as_ref()),
-            token: &self.src_registry_token,
-            anonymous: self.src_no_creds,
-            tls_verify: self.src_tls_verify,
-            cert_dir: &self.src_cert_dir,
-            authfile: &self.src_authfile,
-            shared_blob_dir: &self.src_shared_blob_dir,
-            daemon_host: &self.src_daemon_host,
-        };
-        let destination = Flags {
-            creds: &self.dest_creds,
-            pair: self.dest_username.as_ref().zip(self.dest_password.as_ref()),
-            token: &self.dest_registry_token,
-            anonymous: self.dest_no_creds,
-            tls_verify: self.dest_tls_verify,
-            cert_dir: &self.dest_cert_dir,
-            authfile: &self.dest_authfile,
-            shared_blob_dir: &self.dest_shared_blob_dir,
-            daemon_host: &self.dest_daemon_host,
-        };
-        let (source, destination) = (source.side(&both.source)?, destination.side(&both.destination)?);
+        let both = self.sides.apply(self.access.options(global)?)?;
         let platforms = match (self.all, self.multi_arch.as_deref()) {
             (true, _) | (_, Some("all")) => Platforms::All,
             (_, Some("system")) => Platforms::Host,
@@ -261,19 +184,10 @@ impl CopyArguments {
                 chosen => chosen,
             },
         };
-        let format = match self.format.as_deref() {
-            None => None,
-            Some("oci") => Some(Format::Oci),
-            Some("v2s2") => Some(Format::Docker),
-            Some(other) => {
-                return Err(Error::new(Kind::Usage, format!("`--format {other}` is not known")).hint("oci or v2s2"));
-            }
-        };
+        let format = self.format.as_deref().map(format).transpose()?;
         let additional_tags =
             self.additional_tag.iter().map(|name| name.parse::<Reference>().map(Reference::or_latest));
         Ok(Options {
-            source,
-            destination,
             platforms,
             companions: Companions { referrers: self.referrers, digest_tags: self.digest_tags },
             recompress: self.recompress()?,
@@ -306,48 +220,20 @@ impl CopyArguments {
             None => return Ok(None),
             Some("gzip") => Compression::Gzip { level: level(12, 5)? },
             Some("zstd") => Compression::Zstd { level: level(22, 3)? },
+            Some("zstd:chunked") => return Ok(Some(Recompress::Chunked { level: level(22, 3)? })),
             Some("none") => Compression::None,
             Some(other) => {
-                return Err(
-                    Error::new(Kind::Usage, format!("compression `{other}` is not known")).hint("gzip, zstd or none")
-                );
+                return Err(Error::new(Kind::Usage, format!("compression `{other}` is not known"))
+                    .hint("gzip, zstd, zstd:chunked or none"));
             }
         };
-        Ok(Some(match (compression, self.dest_force_compress_format) {
-            (Compression::None, false) => Recompress::Never,
+        // As skopeo has it: a form that is named is meant for layers that have another one, too.
+        let all = self.dest_force_compress_format || self.dest_compress_format.is_some();
+        Ok(Some(match (compression, all) {
+            (Compression::None, _) if !self.dest_force_compress_format => Recompress::Never,
             (compression, true) => Recompress::All(compression),
             (compression, false) => Recompress::Plain(compression),
         }))
-    }
-}
-
-/// The flags that are about one side only.
-struct Flags<'a> {
-    creds: &'a Option<String>,
-    pair: Option<(&'a String, &'a String)>,
-    token: &'a Option<String>,
-    anonymous: bool,
-    tls_verify: Option<bool>,
-    cert_dir: &'a Option<PathBuf>,
-    authfile: &'a Option<PathBuf>,
-    shared_blob_dir: &'a Option<PathBuf>,
-    daemon_host: &'a Option<String>,
-}
-
-impl Flags<'_> {
-    /// What these flags do not say, those for both sides do.
-    fn side(&self, both: &Side) -> Result<Side> {
-        let pair = self.pair.map(|(user, password)| format!("{user}:{password}"));
-        let own = credential(self.creds.as_deref().or(pair.as_deref()), self.token.as_deref())?;
-        Ok(Side {
-            tls_verify: self.tls_verify.or(both.tls_verify),
-            credential: own.or_else(|| both.credential.clone()),
-            anonymous: self.anonymous || both.anonymous,
-            cert_dir: self.cert_dir.clone().or_else(|| both.cert_dir.clone()),
-            authfile: self.authfile.clone().or_else(|| both.authfile.clone()),
-            shared_blob_dir: self.shared_blob_dir.clone().or_else(|| both.shared_blob_dir.clone()),
-            daemon_host: self.daemon_host.clone().or_else(|| both.daemon_host.clone()),
-        })
     }
 }
 
@@ -378,19 +264,20 @@ pub(super) struct PullArguments {
 impl PullArguments {
     /// Pulls the images and prints their ids.
     pub(super) fn run(&self, global: &Global) -> Result<()> {
-        let names = self.names.iter().map(|name| match name.parse::<Location>()? {
-            Location::Registry(name) => Ok(name),
-            other => Err(Error::new(Kind::Usage, format!("`{other}` is not in a registry"))
-                .hint(format!("`copy {other} store:NAME` brings it into the store"))),
-        });
-        let names: Vec<Reference> = names.collect::<Result<_>>()?;
         let platforms = if self.all { Platforms::All } else { self.platform.platforms(global) };
         let mut options = Options { platforms, ..self.access.options(global)? };
+        // Before anything that may start a thread.
         let (store, user) = global.open_store_for(&mut options)?;
         if let Some(why) = user.single_id.filter(|_| self.unpack && !global.quiet) {
             super::progress::note(&format!("warning: {why}"));
         }
         let reporter = Reporter::new(global.quiet, self.progress_fd)?;
+        let names = self.names.iter().map(|name| match locate(name, &options, &reporter)? {
+            Location::Registry(name) => Ok(name),
+            other => Err(Error::new(Kind::Usage, format!("`{other}` is not in a registry"))
+                .hint(format!("`copy {other} store:NAME` brings it into the store"))),
+        });
+        let names: Vec<Reference> = names.collect::<Result<_>>()?;
         let mut pulled = Vec::new();
         for name in &names {
             pulled.push(pull(&store, name, self.unpack, &options, &reporter)?);

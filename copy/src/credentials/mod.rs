@@ -137,6 +137,8 @@ impl Places {
 }
 
 const LEGACY: &str = ".dockercfg";
+/// What stands for the files in a list of helpers.
+const FILES: &str = "containers-auth.json";
 
 #[derive(Clone, Copy, PartialEq)]
 enum Presence {
@@ -152,6 +154,8 @@ pub struct Keyring {
     fixed: Option<Found>,
     remembered: Mutex<HashMap<String, Option<Found>>>,
     broker: Option<broker::Broker>,
+    /// Helpers for all registries, and the place of the files among them; empty for the files alone.
+    helpers: Vec<String>,
     answers: Mutex<HashMap<(String, String), Option<Credential>>>,
 }
 
@@ -176,6 +180,12 @@ impl Keyring {
             }
         }
         Ok(Self { files, searched, ..Self::default() })
+    }
+
+    /// The same, asking helpers for all registries too: `credential-helpers` of registries.conf, in which
+    /// `containers-auth.json` stands for the files.
+    pub fn with_helpers(self, helpers: &[String]) -> Self {
+        Self { helpers: helpers.to_vec(), ..self }
     }
 
     /// A keyring that answers every question with one credential, as `--creds` asks.
@@ -209,7 +219,8 @@ impl Keyring {
     /// # Errors
     /// The process cannot be started.
     pub fn stay_outside(&mut self, program: &Path) -> Result<()> {
-        if self.broker.is_none() && self.files.iter().any(|(_, file)| file.names_a_helper()) {
+        let for_all = self.helpers.iter().any(|helper| helper != FILES);
+        if self.broker.is_none() && (for_all || self.files.iter().any(|(_, file)| file.names_a_helper())) {
             self.broker = Some(broker::Broker::start(program)?);
         }
         Ok(())
@@ -221,6 +232,25 @@ impl Keyring {
     }
 
     fn search(&self, host: &str, path: &str) -> Result<Option<Found>> {
+        if self.helpers.is_empty() {
+            return self.search_files(host, path);
+        }
+        for name in &self.helpers {
+            let found = match name.as_str() {
+                FILES => self.search_files(host, path)?,
+                name => self.ask_helper(name, host)?.map(|credential| Found {
+                    credential,
+                    origin: format!("helper `docker-credential-{name}` of registries.conf"),
+                }),
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    fn search_files(&self, host: &str, path: &str) -> Result<Option<Found>> {
         for (file, parsed) in &self.files {
             for entry in parsed.entries(host, path).at("read credentials of", file)? {
                 match entry {

@@ -4,6 +4,7 @@
 //! every wait has an end; a request is repeated only where that cannot do harm.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -24,6 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) const STALL: Duration = Duration::from_secs(60);
 /// How long the request that completes a blob may take: the registry hashes or moves all of it.
 pub(super) const COMPLETION: Duration = Duration::from_secs(600);
+/// A download of more bytes than this is a large one.
+const LARGE: u64 = 8 << 20;
 /// Longest chain of redirects.
 const HOPS_MAX: usize = 8;
 const USER_AGENT: &str = concat!("layerfs-copy/", env!("CARGO_PKG_VERSION"));
@@ -37,6 +40,19 @@ pub(crate) struct Host {
     /// Nothing is sent before this moment: the registry asked for a pause.
     paused_until: Mutex<Option<Instant>>,
     window: Window,
+    /// Large blobs on their way from it.
+    downloads: Arc<AtomicUsize>,
+}
+
+/// Counts a large blob as long as it is on its way.
+pub(super) struct UnderWay(Option<Arc<AtomicUsize>>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(count) = &self.0 {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Where the registry is and how it is spoken to.
@@ -75,6 +91,14 @@ impl Call {
         Self { method, url, headers, body, scope, lane: Lane::Control, patience: STALL, action }
     }
 
+    /// The same without headers and body.
+    pub(super) fn again(&self) -> Self {
+        let (headers, body) = (Vec::new(), Bytes::new());
+        let (method, url, scope, action) =
+            (self.method.clone(), self.url.clone(), self.scope.clone(), self.action.clone());
+        Self { method, url, headers, body, scope, lane: self.lane, patience: self.patience, action }
+    }
+
     pub(super) fn header(mut self, name: HeaderName, value: &str) -> Self {
         // A value that is no header text is left out; all of ours are.
         self.headers.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
@@ -86,8 +110,30 @@ impl Host {
     /// A host nothing was asked of yet.
     pub(crate) fn new(name: &str, settings: Settings) -> Self {
         let authenticator = Authenticator::new(name, settings.keyring.clone());
-        let (connection, paused_until) = (OnceCell::new(), Mutex::new(None));
-        Self { name: name.to_owned(), settings, authenticator, connection, paused_until, window: Window::new() }
+        let (connection, paused_until, downloads) = (OnceCell::new(), Mutex::new(None), Arc::default());
+        Self {
+            name: name.to_owned(),
+            settings,
+            authenticator,
+            connection,
+            paused_until,
+            window: Window::new(),
+            downloads,
+        }
+    }
+
+    /// Takes note of a download.
+    pub(super) fn downloads(&self, size: u64) -> UnderWay {
+        let large = size > LARGE;
+        if large {
+            self.downloads.fetch_add(1, Ordering::Relaxed);
+        }
+        UnderWay(large.then(|| self.downloads.clone()))
+    }
+
+    /// Whether no more than `most` large blobs are on their way.
+    pub(super) fn are_alone(&self, most: usize) -> bool {
+        self.downloads.load(Ordering::Relaxed) <= most
     }
 
     /// The host as it stands in names.
@@ -133,7 +179,10 @@ impl Host {
             drop(place);
             match &sent {
                 Ok(Ok(reply)) if is_too_much(reply.status()) => self.window.refused(Instant::now()),
-                Ok(Ok(_)) => self.window.answered(),
+                Ok(Ok(reply)) => {
+                    self.window.answered();
+                    self.heed(reply).await;
+                }
                 Ok(Err(_)) => {}
                 Err(_) => self.window.refused(Instant::now()),
             }
@@ -185,6 +234,17 @@ impl Host {
                 continue;
             }
             return Ok(reply);
+        }
+    }
+
+    /// Sends no more than a registry says it will take; where that is nothing, waits if it says how long.
+    async fn heed(&self, reply: &Response) {
+        let Some((remaining, reset)) = retry::allowance(reply.headers()) else { return };
+        self.window.leave(remaining);
+        if remaining == 0
+            && let Some(wait) = reset.and_then(|reset| retry::pause(1, Some(reset), 0.0))
+        {
+            self.pause(wait).await;
         }
     }
 

@@ -40,6 +40,15 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
     Some(Duration::from_secs(then.saturating_sub(now)))
 }
 
+/// How many more requests a registry takes, and for how long that holds where it says so: the headers
+/// `RateLimit-Remaining` and `RateLimit-Reset` (draft-ietf-httpapi-ratelimit-headers-06), of which Docker Hub writes
+/// the first as `97;w=21600`.
+pub(crate) fn allowance(headers: &HeaderMap) -> Option<(usize, Option<Duration>)> {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.split([';', ',']).next()?.trim().parse::<u64>().ok();
+    let remaining = usize::try_from(number("ratelimit-remaining")?).ok()?;
+    Some((remaining, number("ratelimit-reset").map(Duration::from_secs)))
+}
+
 /// Between 0 and 1, different at each call: enough to keep clients from knocking in step.
 pub(crate) fn jitter() -> f64 {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.subsec_nanos());
@@ -70,5 +79,21 @@ mod tests {
         check("Wed, 21 Oct 2015 07:28:00 GMT", Some(10));
         check("Wed, 21 Oct 2015 07:27:00 GMT", Some(0));
         check("soon", None);
+    }
+
+    #[test]
+    fn allowances_are_read_in_docker_hubs_form_too() {
+        let check = |lines: &[(&'static str, &'static str)], expected: Option<(usize, Option<u64>)>| {
+            let headers = lines.iter().map(|(name, value)| {
+                let name = reqwest::header::HeaderName::from_static(name);
+                (name, reqwest::header::HeaderValue::from_static(value))
+            });
+            let found = allowance(&HeaderMap::from_iter(headers));
+            assert_eq!(found.map(|(remaining, reset)| (remaining, reset.map(|wait| wait.as_secs()))), expected);
+        };
+        check(&[("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "97;w=21600")], Some((97, None)));
+        check(&[("ratelimit-remaining", "0"), ("ratelimit-reset", "30")], Some((0, Some(30))));
+        check(&[("ratelimit-remaining", "many")], None);
+        check(&[], None);
     }
 }

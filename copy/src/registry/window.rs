@@ -2,7 +2,8 @@
 //!
 //! The number grows by one with every answer that came while all places were taken, as long as all goes well, and is
 //! halved when the registry says that it is too much (429, 503) or stops answering. So a registry that can take more
-//! gets more within a few round trips, and a busy one is left alone.
+//! gets more within a few round trips, and a busy one is left alone. Where it tells how many more it will take, no more
+//! than that are under way.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Places at the start.
-const START: usize = 16;
+const START: usize = 32;
 /// Places at most.
 const MOST: usize = 64;
 /// All refusals within this time are one refusal: they answer requests that were under way together.
@@ -67,9 +68,21 @@ impl Window {
             return;
         }
         state.refused = Some(now);
-        let fewer = (state.limit / 2).max(1);
-        let taken = state.limit - fewer;
-        state.limit = fewer;
+        let fewer = state.limit / 2;
+        self.shrink(&mut state, fewer);
+    }
+
+    /// The registry takes no more than `remaining` requests for now.
+    pub(super) fn leave(&self, remaining: usize) {
+        let mut state = self.state();
+        if remaining < state.limit {
+            self.shrink(&mut state, remaining);
+        }
+    }
+
+    fn shrink(&self, state: &mut State, places: usize) {
+        let taken = state.limit - places.max(1);
+        state.limit -= taken;
         state.owed += taken - self.places.forget_permits(taken);
     }
 
@@ -111,8 +124,12 @@ mod tests {
             window.refused(now);
             window.refused(now);
             assert_eq!(window.state().limit, START / 2);
+            window.leave(3);
+            window.leave(5);
+            assert_eq!(window.state().limit, 3);
+            window.leave(0);
             drop(inside);
-            assert_eq!(window.places.available_permits(), START / 2);
+            assert_eq!(window.places.available_permits(), 1, "one is always left");
         });
     }
 }

@@ -33,7 +33,7 @@ use crate::transfer::{Options, Reach};
 use crate::{removal, work};
 
 /// Images that are worked on at the same time, by default.
-pub const JOBS: usize = 48;
+pub const JOBS: usize = 64;
 /// Lists that are asked for at the same time.
 const LISTS: usize = 16;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::stub::{OCI_MANIFEST, Reply, Request, Stub, image};
+use crate::stub::{OCI_MANIFEST, Reply, Request, Stub, blob, image};
 use copy::credentials::{Credential, Keyring};
 use copy::{Location, Options, Transferred, transfer};
 use layerfs::digest::{Algorithm, Digest, Hasher};
@@ -176,6 +176,71 @@ fn a_registry_that_ignores_ranges_is_read_again() {
         })
     });
     assert_eq!(pull(&stub, dir.path(), &options()).expect("copied"), digest);
+}
+
+/// Bytes of which no part is like another.
+fn noise(size: u32) -> Vec<u8> {
+    (0..size).flat_map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()).collect()
+}
+
+#[test]
+fn a_slow_blob_comes_over_several_connections() {
+    // Of 24 MB, at 64 KB a millisecond at most.
+    let (stub, layer, dir) = (Stub::start(), noise(6_000_000), tempfile::tempdir().expect("tempdir"));
+    stub.add_image("app:1", &[&layer]);
+    let answered = layer.clone();
+    stub.script(move |request| {
+        let wanted = is_blob_get(request) && request.path().ends_with(&Digest::of(&answered).to_string());
+        wanted.then(|| Reply { pieces: Some(64 << 10), ..blob(&answered, request).with("accept-ranges", "bytes") })
+    });
+    pull(&stub, dir.path(), &options()).expect("pulled");
+    let ranges = stub.requests(|request| request.header("range").is_some_and(|range| !range.ends_with('-')));
+    assert!(ranges.len() >= 5, "{}", ranges.len());
+    let asked: u64 = ranges.iter().map(|request| range_size(request)).sum();
+    assert!(asked < layer.len() as u64 - (7 << 20), "{asked} bytes twice");
+}
+
+/// How many bytes `bytes=5-9` asks for.
+fn range_size(request: &Request) -> u64 {
+    let range = request.header("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let (from, last) = range.expect("a range");
+    last.parse::<u64>().expect("a number") + 1 - from.parse::<u64>().expect("a number")
+}
+
+#[test]
+fn ranges_that_are_not_what_they_should_be_are_not_believed() {
+    let layer = noise(6_000_000);
+    // One registry ignores ranges that have an end, the next gives others than asked for, the last breaks off.
+    for habit in ["whole", "other", "cut", "wrong"] {
+        let (stub, dir) = (Stub::start(), tempfile::tempdir().expect("tempdir"));
+        stub.add_image("app:1", &[&layer]);
+        let answered = layer.clone();
+        stub.script(move |request| {
+            if !is_blob_get(request) || !request.path().ends_with(&Digest::of(&answered).to_string()) {
+                return None;
+            }
+            let reply = blob(&answered, request).with("accept-ranges", "bytes");
+            let open = request.header("range").is_none_or(|range| range.ends_with('-'));
+            Some(match habit {
+                _ if request.header("range").is_none() => Reply { pieces: Some(64 << 10), ..reply },
+                _ if open => reply,
+                "whole" => Reply::new(200).body(answered.clone()),
+                "other" => Reply::new(206)
+                    .with("content-range", format!("bytes 0-99/{}", answered.len()))
+                    .body(&answered[..100]),
+                "cut" => Reply { cut: Some(1000), ..reply },
+                _ => Reply { body: reply.body.iter().map(|byte| byte ^ 1).collect(), ..reply },
+            })
+        });
+        let pulled = pull(&stub, dir.path(), &options());
+        match habit {
+            "wrong" => {
+                assert_eq!(failure(pulled).0, Kind::Corrupt);
+                names_nothing(dir.path());
+            }
+            _ => drop(pulled.expect(habit)),
+        }
+    }
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub(crate) struct Reply {
     pub(crate) body: Vec<u8>,
     /// The connection is closed after so many bytes of the body.
     pub(crate) cut: Option<usize>,
+    /// The body goes out in pieces of so many bytes, a millisecond apart.
+    pub(crate) pieces: Option<usize>,
 }
 
 impl Reply {
@@ -191,11 +193,22 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
         head.push_str("\r\n");
         let body =
             if request.method == "HEAD" { &[][..] } else { &reply.body[..reply.cut.unwrap_or(reply.body.len())] };
-        if out.write_all(head.as_bytes()).and_then(|()| out.write_all(body)).is_err() || reply.cut.is_some() {
+        let sent = out.write_all(head.as_bytes()).and_then(|()| write_slowly(&mut out, body, reply.pieces));
+        if sent.is_err() || reply.cut.is_some() {
             let _ = out.shutdown(std::net::Shutdown::Both);
             return;
         }
     }
+}
+
+fn write_slowly(out: &mut TcpStream, body: &[u8], pieces: Option<usize>) -> std::io::Result<()> {
+    let Some(size) = pieces else { return out.write_all(body) };
+    // Nothing ever comes: what passes is the time.
+    let (_never, clock) = std::sync::mpsc::channel::<()>();
+    body.chunks(size).try_for_each(|piece| {
+        let _ = clock.recv_timeout(std::time::Duration::from_millis(1));
+        out.write_all(piece)
+    })
 }
 
 fn read_request(input: &mut BufReader<TcpStream>) -> Option<Request> {
@@ -247,17 +260,18 @@ fn answer(state: &mut State, request: &Request) -> Reply {
         return upload(state, request, repository, session);
     }
     match rest.split_once("/blobs/").and_then(|(_, digest)| state.blobs.get(digest)) {
-        Some(bytes) => match request
-            .header("range")
-            .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok())
-        {
-            Some(from) => Reply::new(206)
-                .with("content-range", format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()))
-                .body(&bytes[from..]),
-            None => Reply::new(200).body(bytes.clone()),
-        },
+        Some(bytes) => blob(bytes, request),
         None => Reply::new(404),
     }
+}
+
+/// A blob, or the range of it that is asked for.
+pub(crate) fn blob(bytes: &[u8], request: &Request) -> Reply {
+    let range = request.header("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let Some((from, to)) = range else { return Reply::new(200).body(bytes) };
+    let from: usize = from.parse().expect("a number");
+    let end = to.parse::<usize>().map_or(bytes.len(), |last| last + 1);
+    Reply::new(206).with("content-range", format!("bytes {from}-{}/{}", end - 1, bytes.len())).body(&bytes[from..end])
 }
 
 fn upload(state: &mut State, request: &Request, repository: &str, session: &str) -> Reply {

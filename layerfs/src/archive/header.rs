@@ -73,6 +73,22 @@ impl<'a> Header<'a> {
         Ok((field(&self.0[100..108], "mode")? & 0o7777) as u32)
     }
 
+    /// The mode with whatever else stands in its field.
+    pub(super) fn whole_mode(&self) -> Result<i64> {
+        field(&self.0[100..108], "mode")
+    }
+
+    /// Whether readers agree about the header: one of the usual letters, and none of the fields that GNU's and
+    /// star's forms have beside POSIX's.
+    pub(super) fn is_common(&self) -> bool {
+        let times = match self.family() {
+            Family::Gnu => self.0[345..369].iter().any(|byte| *byte != 0),
+            Family::Star => true,
+            Family::Posix | Family::Old => false,
+        };
+        matches!(self.kind(), 0 | b'0'..=b'6') && !times
+    }
+
     pub(super) fn uid(&self) -> Result<u64> {
         positive(&self.0[108..116], "owner")
     }

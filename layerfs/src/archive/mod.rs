@@ -12,6 +12,7 @@
 //! Sources: OCI image-spec v1.1 `layer.md`; POSIX.1-2017 `pax`; Linux `overlayfs.rst`.
 
 pub mod apply;
+pub mod chunked;
 pub mod compress;
 pub mod diff;
 mod header;
@@ -23,6 +24,7 @@ mod whiteout;
 pub mod write;
 
 pub use apply::{Applied, ApplyOptions, apply};
+pub use chunked::{Chunked, write_chunked};
 pub use compress::{Compression, Compressor, decompress};
 pub use diff::{DiffOptions, diff};
 pub use limits::Limits;

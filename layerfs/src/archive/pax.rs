@@ -8,8 +8,8 @@ use super::read::Time;
 use super::sparse::SparseRecords;
 use crate::error::Result;
 
-/// What an extended header says, as far as it matters here. User and group names, access and change times, character
-/// sets and comments do not.
+/// What an extended header says, as far as it matters here. User and group names, character sets and comments
+/// do not.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Extended {
     pub(super) path: Option<Vec<u8>>,
@@ -18,6 +18,10 @@ pub(super) struct Extended {
     pub(super) uid: Option<u64>,
     pub(super) gid: Option<u64>,
     pub(super) mtime: Option<Time>,
+    pub(super) atime: Option<Time>,
+    pub(super) ctime: Option<Time>,
+    /// Attributes stand there in libarchive's form, which Go's reader passes over.
+    pub(super) libarchive: bool,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) sparse: SparseRecords,
 }
@@ -45,6 +49,7 @@ impl Extended {
         if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
             let invalid = || malformed("a malformed extended attribute");
             let name = percent_decoded(name).ok_or_else(invalid)?;
+            self.libarchive = true;
             self.xattr(name, base64_decoded(value).ok_or_else(invalid)?);
             return Ok(());
         }
@@ -64,6 +69,9 @@ impl Extended {
             b"gid" => self.gid = number("group")?,
             b"mtime" if value.is_empty() => self.mtime = None,
             b"mtime" => self.mtime = Some(time(value).ok_or_else(|| malformed("a malformed PAX time"))?),
+            // Nothing goes by these two.
+            b"atime" => self.atime = time(value),
+            b"ctime" => self.ctime = time(value),
             _ => {}
         }
         Ok(())

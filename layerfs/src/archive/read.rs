@@ -81,6 +81,24 @@ pub struct TarReader<R> {
     /// Content of the current entry still to come, and the padding after it.
     content: u64,
     padding: u64,
+    /// All bytes that are no content of files, since they were last taken: for who writes the archive again.
+    noted: Option<Vec<u8>>,
+    stated: Stated,
+}
+
+/// What the header of an entry says beside what the engine goes by.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stated {
+    /// The whole field of the mode.
+    pub(super) mode: i64,
+    /// The device numbers, also of what is no device.
+    pub(super) device: (u32, u32),
+    /// Time of last access.
+    pub(super) atime: Option<Time>,
+    /// Time of last change.
+    pub(super) ctime: Option<Time>,
+    /// In a form that readers differ about, or that Go's reader does not have.
+    pub(super) odd: bool,
 }
 
 /// What precedes an entry's own header.
@@ -96,7 +114,23 @@ struct Extensions {
 impl<R: BufRead> TarReader<R> {
     /// Begins to read `source`. Of `limits`, those on bytes, paths and metadata hold here.
     pub fn new(source: R, limits: &Limits) -> Self {
-        Self { source, taken: 0, limits: limits.clone(), read: 0, content: 0, padding: 0 }
+        let (noted, stated) = (None, Stated::default());
+        Self { source, taken: 0, limits: limits.clone(), read: 0, content: 0, padding: 0, noted, stated }
+    }
+
+    /// The same, taking note of what is no content: see [`Self::take_noted`].
+    pub(super) fn noting(source: R, limits: &Limits) -> Self {
+        Self { noted: Some(Vec::new()), ..Self::new(source, limits) }
+    }
+
+    /// The bytes since the last call that were no content given out by [`Self::payload`].
+    pub(super) fn take_noted(&mut self) -> Vec<u8> {
+        self.noted.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// More about the entry that came last.
+    pub(super) fn stated(&self) -> &Stated {
+        &self.stated
     }
 
     /// The next entry; `None` at the end of the archive. What was left of the content of the one before is skipped.
@@ -105,6 +139,7 @@ impl<R: BufRead> TarReader<R> {
     /// The archive is malformed or ends in the middle of an entry, exceeds a limit, or the source fails.
     pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         let mut extensions = Extensions::default();
+        self.stated = Stated::default();
         loop {
             self.skip_content()?;
             let Some(block) = self.header_block()? else {
@@ -126,7 +161,10 @@ impl<R: BufRead> TarReader<R> {
                     once(&mut extensions.long_link, text(&bytes).to_vec())?;
                 }
                 // Defaults for the whole archive, and the name of a tape.
-                b'g' | b'V' => self.begin_content(header.size()?)?,
+                b'g' | b'V' => {
+                    self.stated.odd = true;
+                    self.begin_content(header.size()?)?;
+                }
                 _ => {
                     let entry = self.entry(&header, extensions)?;
                     return Ok(Some(entry));
@@ -138,6 +176,16 @@ impl<R: BufRead> TarReader<R> {
     fn entry(&mut self, header: &Header<'_>, extensions: Extensions) -> Result<Entry> {
         let Extensions { long_path, long_link, pax, mut size } = extensions;
         let mut pax = pax.unwrap_or_default();
+        let twice = (long_path.is_some() && pax.path.is_some()) || (long_link.is_some() && pax.link.is_some());
+        if self.noted.is_some() {
+            self.stated.odd |= twice || pax.libarchive || !header.is_common();
+            self.stated.mode = header.whole_mode()?;
+            match header.device() {
+                Ok(device) => self.stated.device = device,
+                Err(_) => self.stated.odd = true,
+            }
+            (self.stated.atime, self.stated.ctime) = (pax.atime, pax.ctime);
+        }
         let path = pax.path.take().or(long_path).unwrap_or_else(|| header.path());
         let path = pax.sparse.name.take().unwrap_or(path);
         let link = pax.link.take().or(long_link).unwrap_or_else(|| header.link().to_vec());
@@ -180,6 +228,9 @@ impl<R: BufRead> TarReader<R> {
         if let Some(runs) = &map {
             sparse::check(runs, content_size, stored)?;
         }
+        let empty = kind == EntryKind::File || (pax.size.is_none() && header.size()? == 0);
+        let slash = !matches!(header.kind(), b'5') && path.ends_with(b"/");
+        self.stated.odd |= map.is_some() || !empty || slash;
         self.begin_content(stored)?;
         let mtime = match pax.mtime {
             Some(time) => time,
@@ -310,6 +361,21 @@ impl<R: BufRead> TarReader<R> {
         self.take(size as usize)
     }
 
+    /// As [`Self::chunk`], but without taking note.
+    pub(super) fn payload(&mut self) -> Result<&[u8]> {
+        let noted = self.noted.take();
+        let size = self.chunk(u64::MAX)?.len();
+        self.noted = noted;
+        let buffer = self.source.fill_buf().context(|| "read the archive")?;
+        Ok(&buffer[..size])
+    }
+
+    /// The next piece of what follows the end of the archive, which is noted as well; empty at its end.
+    pub(super) fn after_end(&mut self) -> Result<&[u8]> {
+        let rest = self.available()?;
+        self.take(rest)
+    }
+
     /// Reads what follows the end of the archive, so that the source has been read whole.
     ///
     /// # Errors
@@ -341,8 +407,11 @@ impl<R: BufRead> TarReader<R> {
             return Err(exceeded("the layer has more bytes unpacked", "bytes", self.limits.bytes));
         }
         self.taken = size;
-        let buffer = self.source.fill_buf().context(|| "read the archive")?;
-        Ok(&buffer[..size])
+        let bytes = &self.source.fill_buf().context(|| "read the archive")?[..size];
+        if let Some(noted) = &mut self.noted {
+            noted.extend_from_slice(bytes);
+        }
+        Ok(bytes)
     }
 }
 
