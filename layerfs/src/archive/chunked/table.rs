@@ -10,6 +10,7 @@ use super::Annotations;
 use super::frames::Chunk;
 use crate::digest::Digest;
 use crate::error::{Context, Result};
+use crate::time;
 
 const ANNOTATION: &str = "io.github.containers.zstd-chunked.";
 /// A frame that decompressors pass over, of any length.
@@ -19,7 +20,8 @@ const FOOTER_MAGIC: &[u8; 8] = b"GNUlInUx";
 const TABLE_KIND: u64 = 1;
 /// How strongly both documents are compressed.
 const LEVEL: i32 = 3;
-/// The last second that a date of four digits can have.
+/// The first and the last second that a date with a year of four digits can have.
+const FIRST_SECOND: i64 = -62_135_596_800;
 const LAST_SECOND: i64 = 253_402_300_799;
 
 /// An entry of an archive as the table has it: what Go's reader makes of the same header.
@@ -363,24 +365,12 @@ pub(super) fn cleaned(path: &[u8]) -> Vec<u8> {
     [start, &parts.join(&b'/')].concat()
 }
 
-/// RFC 3339 with nanoseconds; `None` where the year has not four digits.
+/// RFC 3339, with nanoseconds where there are any; `None` where the year has not four digits.
 fn date(time: Time) -> Option<String> {
-    let days = time.seconds.div_euclid(86_400);
-    let second = time.seconds.rem_euclid(86_400);
-    if !(-62_135_596_800..=LAST_SECOND).contains(&time.seconds) {
-        return None;
-    }
-    // Days since March 1 of the year 0, so that the day that comes and goes is a year's last.
-    let days = days + 719_468;
-    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let (year, month) = if month < 10 { (year + era * 400, month + 3) } else { (year + era * 400 + 1, month - 9) };
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let fraction = if time.nanos == 0 { String::new() } else { format!(".{:09}", time.nanos) };
-    Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z"))
+    (FIRST_SECOND..=LAST_SECOND).contains(&time.seconds).then(|| match time.nanos {
+        0 => time::format_seconds(time.seconds),
+        nanos => time::format(i128::from(time.seconds) * time::SECOND + i128::from(nanos)),
+    })
 }
 
 #[cfg(test)]
@@ -409,7 +399,7 @@ mod tests {
         check(-1, 0, Some("1969-12-31T23:59:59Z"));
         check(LAST_SECOND, 0, Some("9999-12-31T23:59:59Z"));
         check(LAST_SECOND + 1, 0, None);
-        check(-62_135_596_800, 0, Some("0001-01-01T00:00:00Z"));
+        check(FIRST_SECOND, 0, Some("0001-01-01T00:00:00Z"));
     }
 
     #[test]
