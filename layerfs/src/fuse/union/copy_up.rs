@@ -123,8 +123,10 @@ impl Union {
                     None => rustix::fs::openat(work, name.as_slice(), super::look::NAMING, Mode::empty())?,
                 };
                 rustix::fs::unlinkat(work, name.as_slice(), AtFlags::empty())?;
+                let mut state = node.state();
+                state.real = Real::Nameless(Arc::new(fd));
+                // Before anybody can open the copy: what is kept is the lower layer's.
                 node.slot.clear();
-                node.state().real = Real::Nameless(Arc::new(fd));
                 return Ok(());
             };
             let mut dir = self.content_mut(&place.parent)?;
@@ -137,9 +139,10 @@ impl Union {
                 entry.upper = true;
                 entry.lowers = Positions::None;
             }
-            node.slot.clear();
             let mut state = node.state();
             state.real = Real::Upper;
+            // Before anybody can open the copy: what is kept is the lower layer's.
+            node.slot.clear();
             if several {
                 state.links += i32::try_from(stat.st_nlink).unwrap_or(i32::MAX) - 1;
             }

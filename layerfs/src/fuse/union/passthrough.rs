@@ -10,7 +10,7 @@
 //! while it is open therefore gets a further number: an open request under the old one is answered with `ESTALE`, upon
 //! which the kernel asks for the name again, is told the new number, and opens that. Whoever had the file open before
 //! goes on to read what the lower layer has, as with the kernel's overlayfs; names, owners, modes and times are one
-//! and the same under both numbers.
+//! and the same under both numbers. Locks (`flock`, `fcntl`) belong to the number that they were taken under.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

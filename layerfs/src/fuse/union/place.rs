@@ -175,10 +175,13 @@ impl Union {
         if access == Access::Write && !upper {
             return Err(Errno::ROFS);
         }
-        let (fd, access) = self.at(node, |at| open_file(at, upper, access))?;
-        let fd = Arc::new(fd);
-        self.descriptors.keep(node, fd.clone(), access);
-        Ok(fd)
+        self.at(node, |at| {
+            let (fd, access) = open_file(at, upper, access)?;
+            let fd = Arc::new(fd);
+            // While the node cannot be copied up: its slot must not keep what is the lower layer's after that.
+            self.descriptors.keep(node, fd.clone(), access);
+            Ok(fd)
+        })
     }
 
     /// What a node is on disk.
