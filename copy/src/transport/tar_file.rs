@@ -1,25 +1,24 @@
-//! Archives of images as files: found members without reading the content, members written side by side.
+//! Archives of images as files: members found without reading their content, members written side by side.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use layerfs::archive::decompress;
+use layerfs::archive::read::{Entry, EntryKind, TarReader, Time};
+use layerfs::archive::{Limits, TarWriter, decompress};
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::DOCUMENT_MAX;
-use tar_core::EntryType;
-use tar_core::builder::EntryBuilder;
-use tar_core::parse::{Limits, ParseEvent, Parser};
 
-use super::{NewFile, scratch_file, write_chunks};
+use super::{NewFile, scratch_file, store, write_chunks};
 use crate::stream::{Chunks, FromRead};
 
 const BLOCK: u64 = 512;
-/// Headers of one member, long names included.
-const HEADERS_MAX: usize = 1 << 20;
+/// Headers are read in pieces of this size.
+const HEADERS: usize = 4096;
 /// More members than any archive of images has.
 const MEMBERS_MAX: usize = 100_000;
 /// Links are followed so often.
@@ -40,20 +39,18 @@ enum Member {
 }
 
 impl TarFile {
-    /// Opens an archive. One that is compressed, or that comes through a pipe, is first unpacked into a scratch file:
-    /// its members have to be read in another order than they lie in.
+    /// Opens an archive. One that is compressed, or that comes through a pipe, is unpacked into a scratch file while it
+    /// is read: what says which members are wanted (`manifest.json`, `index.json`) stands at its end.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let mut file = File::open(path).at("open", path)?;
+        let file = File::open(path).at("open", path)?;
+        let limits = store::limits()?;
         let plain = file.metadata().at("open", path)?.is_file() && !is_compressed(&file).at("read", path)?;
-        if !plain {
-            let mut scratch = scratch_file()?;
-            let mut reader = decompress(&file).at("read", path)?;
-            std::io::copy(&mut reader, &mut scratch).at("unpack", path)?;
-            drop(reader);
-            file = scratch;
+        let (file, members) = match plain {
+            true => index(&file, &limits).map(|members| (file, members)),
+            false => spool(&file, limits),
         }
-        let members = index(&mut file).at("read archive", path)?;
+        .at("read archive", path)?;
         Ok(Self { file, members, name })
     }
 
@@ -113,56 +110,100 @@ fn is_compressed(file: &File) -> std::io::Result<bool> {
 }
 
 /// Reads all headers and skips all content.
-fn index(file: &mut File) -> Result<HashMap<String, Member>> {
-    let malformed =
-        |error: tar_core::parse::ParseError| Error::new(Kind::Invalid, "it is not a tar archive").because(error);
+fn index(file: &File, limits: &Limits) -> Result<HashMap<String, Member>> {
+    let (mut file, mut members, mut at) = (file, HashMap::new(), 0);
     let length = file.seek(SeekFrom::End(0)).context(|| "find the end")?;
-    let limits = Limits { max_path_len: Some(4096), ..Limits::default() };
-    let (mut parser, mut members) = (Parser::new(limits), HashMap::new());
-    let (mut at, mut buffer, mut wanted) = (0u64, Vec::new(), 2 * BLOCK as usize);
-    while at < length {
-        buffer.resize(wanted.min(usize::try_from(length - at).unwrap_or(wanted)), 0);
-        file.read_exact_at(&mut buffer, at).context(|| "read a header")?;
-        match parser.parse(&buffer).map_err(malformed)? {
-            ParseEvent::NeedData { min_bytes } => {
-                if buffer.len() < wanted || min_bytes > HEADERS_MAX {
-                    return Err(Error::new(Kind::Corrupt, "it ends in the middle of a header"));
-                }
-                wanted = min_bytes.max(wanted * 2);
-                continue;
-            }
-            ParseEvent::End { .. } => break,
-            ParseEvent::GlobalExtensions { consumed, .. } => at += consumed as u64,
-            ParseEvent::SparseEntry { .. } => {
-                return Err(Error::new(Kind::Unsupported, "it has a sparse member, which archives of images do not"));
-            }
-            ParseEvent::Entry { consumed, entry } => {
-                at += consumed as u64;
-                let name = normalise(&entry.path_lossy());
-                let link = entry.link_target_lossy().map(|target| target.into_owned());
-                let member = match (entry.is_symlink(), entry.is_hard_link(), link) {
-                    (true, _, Some(target)) => Some(Member::Link(resolve(&name, &target))),
-                    (_, true, Some(target)) => Some(Member::Link(normalise(&target))),
-                    _ if entry.is_file() => Some(Member::File { offset: at, size: entry.size }),
-                    _ => None,
-                };
-                let content = if entry.is_file() { entry.size } else { 0 };
-                at = at.saturating_add(content.div_ceil(BLOCK).saturating_mul(BLOCK));
-                if at.saturating_sub(content.wrapping_neg() % BLOCK) > length {
-                    return Err(Error::new(Kind::Corrupt, format!("it ends in the middle of `{name}`"))
-                        .hint("the file was cut off; make the archive again"));
-                }
-                if let Some(member) = member {
-                    members.insert(name, member);
-                }
-                if members.len() > MEMBERS_MAX {
-                    return Err(Error::new(Kind::Limit, format!("it has more than {MEMBERS_MAX} members")));
-                }
-            }
+    loop {
+        file.seek(SeekFrom::Start(at)).context(|| "read a header")?;
+        let mut reader = TarReader::new(BufReader::with_capacity(HEADERS, file), limits);
+        let Some(entry) = reader.next_entry()? else { return Ok(members) };
+        let (begin, size) = reader.content();
+        let begin = at + begin;
+        if begin.saturating_add(size) > length {
+            let path = entry.path.escape_ascii();
+            return Err(Error::new(Kind::Corrupt, format!("it ends in the middle of `{path}`"))
+                .hint("the file was cut off; make the archive again"));
         }
-        wanted = 2 * BLOCK as usize;
+        at = begin + padded(size);
+        keep(&mut members, &entry, begin)?;
     }
-    Ok(members)
+}
+
+/// Unpacks an archive that can be read once only, and finds its members on the way.
+fn spool(file: &File, limits: Limits) -> Result<(File, HashMap<String, Member>)> {
+    let scratch = scratch_file()?;
+    let (compressed, unpacked) = (AtomicU64::new(0), AtomicU64::new(0));
+    let mut copied = Copied {
+        source: decompress(Counted { source: file, count: &compressed })?,
+        copy: &scratch,
+        count: &unpacked,
+        most: &|| limits.clone().for_blob(compressed.load(Ordering::Relaxed)).bytes,
+    };
+    let mut reader = TarReader::new(BufReader::with_capacity(1 << 18, &mut copied), &limits);
+    let mut members = HashMap::new();
+    while let Some(entry) = reader.next_entry()? {
+        let (begin, _) = reader.content();
+        keep(&mut members, &entry, begin)?;
+    }
+    // Whoever writes into a pipe has to get rid of what follows the end.
+    reader.drain()?;
+    Ok((scratch, members))
+}
+
+/// Takes note of a member whose content begins at `offset`.
+fn keep(members: &mut HashMap<String, Member>, entry: &Entry, offset: u64) -> Result<()> {
+    let name = normalise(&String::from_utf8_lossy(&entry.path));
+    let link = || String::from_utf8_lossy(&entry.link);
+    let member = match entry.kind {
+        EntryKind::File if entry.sparse.is_some() => {
+            let sentence = format!("it has a sparse member, `{name}`, which archives of images do not");
+            return Err(Error::new(Kind::Unsupported, sentence));
+        }
+        EntryKind::File => Member::File { offset, size: entry.size },
+        EntryKind::Symlink => Member::Link(resolve(&name, &link())),
+        EntryKind::Hardlink => Member::Link(normalise(&link())),
+        _ => return Ok(()),
+    };
+    members.insert(name, member);
+    match members.len() > MEMBERS_MAX {
+        true => Err(Error::new(Kind::Limit, format!("it has more than {MEMBERS_MAX} members"))),
+        false => Ok(()),
+    }
+}
+
+/// A reader that counts.
+struct Counted<'a> {
+    source: &'a File,
+    count: &'a AtomicU64,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.source.read(buffer)?;
+        self.count.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+/// A reader that leaves a copy of what passed, as long as that is not more than what was compressed can stand for.
+struct Copied<'a, R> {
+    source: R,
+    copy: &'a File,
+    count: &'a AtomicU64,
+    most: &'a (dyn Fn() -> u64 + Sync),
+}
+
+impl<R: Read> Read for Copied<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.source.read(buffer)?;
+        let most = (self.most)();
+        if self.count.fetch_add(n as u64, Ordering::Relaxed) + n as u64 > most {
+            let sentence = format!("the archive has more than {most} bytes unpacked, its limit `bytes`");
+            return Err(Error::new(Kind::Limit, sentence).into());
+        }
+        self.copy.write_all(&buffer[..n])?;
+        Ok(n)
+    }
 }
 
 /// A member's name in one spelling: `./a//b` is `a/b`. Names are only ever looked up here, never opened on disk.
@@ -358,17 +399,27 @@ fn padded(size: u64) -> u64 {
 
 /// The header of a file: a fixed owner, mode and time, so that equal images make equal archives.
 fn header(member: &str, size: u64) -> Result<Vec<u8>> {
-    let fields = || {
-        let mut builder = EntryBuilder::new_gnu();
-        builder.path(member).mode(0o644)?.uid(0)?.gid(0)?.size(size)?.mtime(0)?.entry_type(EntryType::Regular);
-        Ok::<_, tar_core::HeaderError>(builder.finish_bytes())
-    };
-    fields()
-        .map_err(|error| Error::new(Kind::Invalid, format!("`{member}` does not fit into a tar header")).because(error))
+    let mut writer = TarWriter::new(Vec::new());
+    writer.begin(&Entry {
+        path: member.as_bytes().to_vec(),
+        kind: EntryKind::File,
+        link: Vec::new(),
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime: Time::default(),
+        size,
+        device: (0, 0),
+        xattrs: Vec::new(),
+        sparse: None,
+    })?;
+    Ok(writer.into_inner())
 }
 
 #[cfg(test)]
 mod tests {
+    use layerfs::archive::{Compression, Compressor};
+
     use super::*;
     use crate::stream::read_all;
 
@@ -405,6 +456,74 @@ mod tests {
         let file = File::options().write(true).open(&path).expect("open");
         file.set_len(3000).expect("cut");
         assert_eq!(TarFile::open(&path).err().map(|error| error.kind()), Some(Kind::Corrupt));
+    }
+
+    /// What is compressed, and what comes through a pipe, is read once and has the same members.
+    #[test]
+    fn an_archive_that_can_be_read_once_only_is_the_same_archive() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let at = |name: &str| dir.path().join(name);
+        let out = TarOutput::create(&at("x.tar")).expect("created");
+        out.add_bytes("a", b"one").expect("added");
+        out.add_bytes("b/c", &[7; 1_000_000]).expect("added");
+        out.finish().expect("finished");
+        let plain = std::fs::read(at("x.tar")).expect("written");
+        for (name, compression) in [("x.tar.gz", Compression::GZIP), ("x.tar.zst", Compression::ZSTD)] {
+            let mut compressor = Compressor::new(Vec::new(), compression).expect("a compressor");
+            compressor.write_all(&plain).expect("written");
+            std::fs::write(at(name), compressor.finish().expect("finished")).expect("written");
+        }
+        let made = std::process::Command::new("mkfifo").arg(at("pipe")).status().expect("mkfifo runs");
+        assert!(made.success());
+        // More than a pipe holds: what follows the end of the archive is taken from it, too.
+        let padded = [&plain[..], &[0; 300_000]].concat();
+        for name in ["x.tar", "x.tar.gz", "x.tar.zst", "pipe"] {
+            let archive = std::thread::scope(|scope| {
+                let writer = (name == "pipe").then(|| scope.spawn(|| std::fs::write(at("pipe"), &padded)));
+                let archive = TarFile::open(&at(name)).expect(name);
+                writer.map(|writer| writer.join().expect("no panic").expect("everything was read"));
+                archive
+            });
+            assert_eq!(archive.read("a").expect("there"), b"one", "{name}");
+            let content = read_all(&mut archive.open_member("b/c").expect("there"), 2_000_000).expect("read");
+            assert!(content == [7; 1_000_000], "{name}");
+        }
+    }
+
+    /// Eight gigabytes of zeros in eight megabytes: the scratch file stops at the limit.
+    #[test]
+    fn a_compressed_archive_that_grows_without_end_is_refused() {
+        let limits = Limits { bytes: 64 << 20, ..Limits::default() };
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("bomb");
+        let header = header("layer.tar", 1 << 33).expect("a header");
+        let mut compressor = Compressor::new(Vec::new(), Compression::GZIP).expect("a compressor");
+        compressor.write_all(&[0; 1 << 20]).expect("written");
+        let zeros = compressor.finish().expect("finished");
+        let mut compressor = Compressor::new(Vec::new(), Compression::GZIP).expect("a compressor");
+        compressor.write_all(&header).expect("written");
+        let bomb = [compressor.finish().expect("finished"), zeros.repeat(1 << 10)].concat();
+        std::fs::write(&path, bomb).expect("written");
+        let error = spool(&File::open(&path).expect("there"), limits).expect_err("too much");
+        assert_eq!(error.kind(), Kind::Limit, "{}", error.chain());
+    }
+
+    #[test]
+    fn a_sparse_member_and_a_file_that_is_no_archive_are_refused() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("x");
+        let check = |bytes: &[u8], kind: Kind| {
+            std::fs::write(&path, bytes).expect("written");
+            assert_eq!(TarFile::open(&path).err().map(|error| error.kind()), Some(kind));
+        };
+        check(&[b'x'; 5000], Kind::Invalid);
+        let mut sparse = header("f", 0).expect("a header");
+        sparse[156] = b'S';
+        sparse[257..265].copy_from_slice(b"ustar  \0");
+        sparse[148..156].fill(b' ');
+        let sum: u32 = sparse.iter().map(|byte| u32::from(*byte)).sum();
+        sparse[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        check(&[&sparse[..], &[0; 1024]].concat(), Kind::Unsupported);
     }
 
     #[test]

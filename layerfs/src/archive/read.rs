@@ -344,6 +344,12 @@ impl<R: BufRead> TarReader<R> {
         }
     }
 
+    /// Where in the archive the rest of the current entry's content begins, and its size, in bytes: what is stored, which
+    /// of a sparse file is not all of it.
+    pub fn content(&self) -> (u64, u64) {
+        (self.read, self.content)
+    }
+
     /// The next piece of the current entry's content, of at most `most` bytes; empty at its end.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ impl<W: Write> TarWriter<W> {
     /// # Errors
     /// The output or the content fails, or the content has another size.
     pub fn append_file(&mut self, entry: &Entry, mut content: impl Read) -> Result<()> {
-        self.header(entry)?;
+        self.begin(entry)?;
         let size = if entry.kind == EntryKind::File { entry.size } else { 0 };
         let mut left = size;
         while left > 0 {
@@ -72,7 +72,16 @@ impl<W: Write> TarWriter<W> {
         Ok(self.out)
     }
 
-    fn header(&mut self, entry: &Entry) -> Result<()> {
+    /// The output as it is, without an end marker.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+
+    /// Writes the header alone: content of `entry.size` bytes, padded with zeros to whole blocks of 512, has to follow.
+    ///
+    /// # Errors
+    /// The output fails, or the entry cannot be expressed in tar.
+    pub fn begin(&mut self, entry: &Entry) -> Result<()> {
         let mut path = entry.path.clone();
         if entry.kind == EntryKind::Dir && !path.ends_with(b"/") {
             path.push(b'/');
