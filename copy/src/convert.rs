@@ -253,7 +253,7 @@ fn compress(
     // The store keeps one form of a type, which is not the one in chunks.
     let store = converted.store.filter(|_| matches!(packing, Packing::Whole(_)));
     if let Some(store) = store
-        && let Some(known) = store.compressed_form(diff_id, media_type)?
+        && let Some(known) = store.compressed_form(diff_id, packing.compression())?
         && store.blob_size(&known.digest) == Some(known.size)
     {
         return Ok(known);
@@ -287,7 +287,7 @@ fn compress(
         return Err(Error::new(Kind::Corrupt, sentence));
     }
     if let Some(store) = store {
-        store.record_compressed_form(diff_id, &descriptor)?;
+        store.record_compressed_form(diff_id, packing.compression(), &descriptor)?;
     }
     progress.event(&Event::Done { id });
     Ok(descriptor)

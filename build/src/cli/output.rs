@@ -101,7 +101,7 @@ pub(super) fn compression(name: Option<&str>, level: Option<&str>) -> Result<Opt
     Ok(match name {
         None => None,
         Some("gzip") if level.is_none() => Some(Recompress::Plain(Compression::GZIP)),
-        Some("gzip") => Some(Recompress::Plain(Compression::Gzip { level: number(5)? })),
+        Some("gzip") => Some(Recompress::Plain(Compression::Gzip { level: number(3)? })),
         Some("zstd") => Some(Recompress::Plain(Compression::Zstd { level: number(3)? })),
         Some("uncompressed") => Some(Recompress::Never),
         Some(other) => {

@@ -215,10 +215,10 @@ impl CopyArguments {
         };
         let compression = match self.dest_compress_format.as_deref() {
             None if self.dest_compress || self.dest_compress_level.is_some() || self.dest_force_compress_format => {
-                Compression::Gzip { level: level(12, 5)? }
+                Compression::Gzip { level: level(12, 3)? }
             }
             None => return Ok(None),
-            Some("gzip") => Compression::Gzip { level: level(12, 5)? },
+            Some("gzip") => Compression::Gzip { level: level(12, 3)? },
             Some("zstd") => Compression::Zstd { level: level(22, 3)? },
             Some("zstd:chunked") => return Ok(Some(Recompress::Chunked { level: level(22, 3)? })),
             Some("none") => Compression::None,

@@ -4,15 +4,21 @@
 //! the same bytes on one core and on many. In: gzip by flate2 with zlib-rs (streaming), zstd, or none, told by the
 //! first bytes and not by what a media type claims.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use libdeflater::{CompressionLvl, Compressor as Deflater};
-use rayon::prelude::*;
 
 use crate::error::{Context, Error, Kind, Result};
 
 /// Input of one gzip member. Part of the output's identity: never change it.
 const MEMBER: usize = 1 << 20;
+/// More threads than these are faster than what is compressed can be read and hashed, and cost memory: a thread of
+/// libdeflate has 2 MiB under way, one of zstd 8 MiB.
+const GZIP_THREADS: usize = 16;
+const ZSTD_THREADS: usize = 6;
 
 /// How to compress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +38,9 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// gzip at the level that writes gzip -6's size at twice zlib's speed.
-    pub const GZIP: Self = Self::Gzip { level: 5 };
+    /// gzip at a level that writes no more than Go's and zlib's usual one, at several times their speed (`benches/compare
+    /// export`).
+    pub const GZIP: Self = Self::Gzip { level: 3 };
     /// zstd at its own default level.
     pub const ZSTD: Self = Self::Zstd { level: 3 };
 
@@ -53,7 +60,7 @@ pub struct Compressor<W: Write>(Form<W>);
 
 enum Form<W: Write> {
     None(W),
-    Gzip { out: W, level: u8, pending: Vec<u8>, batch: usize, empty: bool },
+    Gzip(Members<W>),
     Zstd(zstd::stream::write::Encoder<'static, W>),
 }
 
@@ -69,13 +76,12 @@ impl<W: Write> Compressor<W> {
                 if CompressionLvl::new(level.into()).is_err() {
                     return Err(Error::new(Kind::Usage, format!("gzip has no level {level}")).hint("1 to 12"));
                 }
-                let batch = MEMBER * 2 * rayon::current_num_threads();
-                Form::Gzip { out, level, pending: Vec::with_capacity(batch), batch, empty: true }
+                Form::Gzip(Members::new(out, level))
             }
             Compression::Zstd { level } => {
                 let mut encoder = zstd::stream::write::Encoder::new(out, level.into()).context(|| "set up zstd")?;
                 // With any number of workers but zero the output is the same.
-                let workers = u32::try_from(rayon::current_num_threads()).unwrap_or(1);
+                let workers = u32::try_from(rayon::current_num_threads().min(ZSTD_THREADS)).unwrap_or(1);
                 encoder.multithread(workers).context(|| "set up zstd")?;
                 Form::Zstd(encoder)
             }
@@ -90,12 +96,7 @@ impl<W: Write> Compressor<W> {
         match self.0 {
             Form::None(out) => Ok(out),
             Form::Zstd(encoder) => encoder.finish().context(|| "compress"),
-            Form::Gzip { mut out, level, pending, empty, .. } => {
-                if empty || !pending.is_empty() {
-                    write_members(&mut out, &pending, level).context(|| "compress")?;
-                }
-                Ok(out)
-            }
+            Form::Gzip(members) => members.finish().context(|| "compress"),
         }
     }
 }
@@ -105,16 +106,7 @@ impl<W: Write> Write for Compressor<W> {
         match &mut self.0 {
             Form::None(out) => out.write(bytes),
             Form::Zstd(encoder) => encoder.write(bytes),
-            Form::Gzip { out, level, pending, batch, empty } => {
-                let taken = bytes.len().min(*batch - pending.len());
-                pending.extend_from_slice(&bytes[..taken]);
-                if pending.len() == *batch {
-                    write_members(out, pending, *level)?;
-                    pending.clear();
-                    *empty = false;
-                }
-                Ok(taken)
-            }
+            Form::Gzip(members) => members.write(bytes),
         }
     }
 
@@ -123,19 +115,90 @@ impl<W: Write> Write for Compressor<W> {
     }
 }
 
-fn write_members(out: &mut impl Write, input: &[u8], level: u8) -> io::Result<()> {
-    let member = |input: &[u8]| {
-        let mut deflater = Deflater::new(CompressionLvl::new(level.into()).expect("checked when it began"));
+/// gzip in members: while the writer's thread fills one, others are compressed, and they are written in their order.
+struct Members<W> {
+    out: W,
+    level: u8,
+    filling: Vec<u8>,
+    /// Members in the order of their input, compressed or soon to be.
+    under_way: VecDeque<Receiver<Vec<u8>>>,
+    most: usize,
+    begun: bool,
+}
+
+impl<W: Write> Members<W> {
+    fn new(out: W, level: u8) -> Self {
+        let most = rayon::current_num_threads().min(GZIP_THREADS) + 1;
+        Self { out, level, filling: Vec::with_capacity(MEMBER), under_way: VecDeque::new(), most, begun: false }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(MEMBER - self.filling.len());
+        self.filling.extend_from_slice(&bytes[..taken]);
+        if self.filling.len() == MEMBER {
+            self.begin();
+            while self.under_way.len() > self.most {
+                self.write_oldest()?;
+            }
+        }
+        Ok(taken)
+    }
+
+    fn finish(mut self) -> io::Result<W> {
+        // An empty input has one member, which says so.
+        if !self.filling.is_empty() || !self.begun {
+            self.begin();
+        }
+        while !self.under_way.is_empty() {
+            self.write_oldest()?;
+        }
+        Ok(self.out)
+    }
+
+    fn begin(&mut self) {
+        let input = std::mem::replace(&mut self.filling, Vec::with_capacity(MEMBER));
+        let (sender, receiver) = sync_channel(1);
+        let level = self.level;
+        // Nobody waits for the result where the output has failed.
+        rayon::spawn(move || drop(sender.send(member(&input, level))));
+        self.under_way.push_back(receiver);
+        self.begun = true;
+    }
+
+    fn write_oldest(&mut self) -> io::Result<()> {
+        let Some(oldest) = self.under_way.pop_front() else { return Ok(()) };
+        let member = match rayon::current_thread_index() {
+            None => oldest.recv().ok(),
+            // A thread that is one of the compressors itself helps instead of waiting for them.
+            Some(_) => loop {
+                match oldest.try_recv() {
+                    Ok(member) => break Some(member),
+                    Err(TryRecvError::Disconnected) => break None,
+                    Err(TryRecvError::Empty) => drop(rayon::yield_now()),
+                }
+            },
+        };
+        self.out.write_all(&member.ok_or_else(|| io::Error::other("a thread that compresses is gone"))?)
+    }
+}
+
+thread_local! {
+    /// A thread's compressor and its level: making one costs as much as compressing a small file.
+    static DEFLATER: RefCell<Option<(u8, Deflater)>> = const { RefCell::new(None) };
+}
+
+fn member(input: &[u8], level: u8) -> Vec<u8> {
+    DEFLATER.with_borrow_mut(|kept| {
+        let new = || Deflater::new(CompressionLvl::new(level.into()).expect("checked when it began"));
+        let (_, deflater) = match kept {
+            Some(kept) if kept.0 == level => kept,
+            other => other.insert((level, new())),
+        };
         let mut member = vec![0; deflater.gzip_compress_bound(input.len())];
         let size = deflater.gzip_compress(input, &mut member).expect("the bound is large enough");
         member.truncate(size);
         member
-    };
-    let members: Vec<Vec<u8>> = match input {
-        [] => vec![member(input)],
-        _ => input.par_chunks(MEMBER).map(member).collect(),
-    };
-    members.iter().try_for_each(|member| out.write_all(member))
+    })
 }
 
 /// Reads the uncompressed bytes of a gzip, zstd or plain stream.

@@ -11,6 +11,7 @@ use super::contents::{Summary, read_small, spread};
 use super::format::{escape, unescape};
 use super::reach::{list, name_of};
 use super::{Store, temp};
+use crate::archive::Compression;
 use crate::digest::DiffId;
 use crate::error::{Context, Result};
 use crate::oci::{Descriptor, Index, Platform, REF_NAME};
@@ -142,13 +143,13 @@ impl Store {
         self.replace("index.json", &bytes)
     }
 
-    /// The compressed form of a layer we built, in `media_type`, where one was made and is still here or at least
-    /// known by digest.
+    /// The form of a layer we built in this compression and level, where one was made and is still here or at least known
+    /// by digest.
     ///
     /// # Errors
     /// The record cannot be read.
-    pub fn compressed_form(&self, diff_id: DiffId, media_type: &str) -> Result<Option<Descriptor>> {
-        let path = self.root.join("compressed").join(compressed_name(diff_id, media_type));
+    pub fn compressed_form(&self, diff_id: DiffId, compression: Compression) -> Result<Option<Descriptor>> {
+        let path = self.root.join("compressed").join(compressed_name(diff_id, compression));
         match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             // It is not synced when it is written; a torn one is made anew.
@@ -160,8 +161,13 @@ impl Store {
     ///
     /// # Errors
     /// The store cannot be written.
-    pub fn record_compressed_form(&self, diff_id: DiffId, descriptor: &Descriptor) -> Result<()> {
-        let name = compressed_name(diff_id, &descriptor.media_type);
+    pub fn record_compressed_form(
+        &self,
+        diff_id: DiffId,
+        compression: Compression,
+        descriptor: &Descriptor,
+    ) -> Result<()> {
+        let name = compressed_name(diff_id, compression);
         self.replace(&format!("compressed/{name}"), &crate::oci::canonical_json(descriptor))
     }
 
@@ -175,8 +181,13 @@ fn parse(bytes: &[u8], path: &Path) -> Result<Ref> {
     read.map_err(|error| error.hint("a damaged disk, or another program: remove that file and pull the image again"))
 }
 
-fn compressed_name(diff_id: DiffId, media_type: &str) -> String {
-    format!("{}.{}", diff_id.0.hex(), escape(media_type))
+/// Of the usual levels without their number.
+fn compressed_name(diff_id: DiffId, compression: Compression) -> String {
+    let name = format!("{}.{}", diff_id.0.hex(), escape(compression.layer_media_type()));
+    match compression {
+        Compression::None | Compression::GZIP | Compression::ZSTD => name,
+        Compression::Gzip { level } | Compression::Zstd { level } => format!("{name}.{level}"),
+    }
 }
 
 #[cfg(test)]
@@ -210,5 +221,21 @@ mod tests {
         assert!(store.refs().expect("readable").iter().all(|(_, found)| *found == target));
         fs::remove_file(store.blob_path(&target.digest)).expect("it was there");
         assert_eq!(summaries(), [Some(summary), None]);
+    }
+
+    #[test]
+    fn each_level_of_a_compression_is_a_form_of_its_own() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(dir.path()).expect("a new store");
+        let diff_id = DiffId(crate::digest::Digest::of(b"plain"));
+        let form = |size| Descriptor::new(media_type::OCI_LAYER_GZIP, diff_id.0, size);
+        let smallest = Compression::Gzip { level: 12 };
+        store.record_compressed_form(diff_id, Compression::GZIP, &form(2)).expect("room");
+        assert_eq!(store.compressed_form(diff_id, smallest).expect("readable"), None);
+        store.record_compressed_form(diff_id, smallest, &form(1)).expect("room");
+        for (compression, size) in [(Compression::GZIP, Some(2)), (smallest, Some(1)), (Compression::ZSTD, None)] {
+            let found = store.compressed_form(diff_id, compression).expect("readable");
+            assert_eq!(found.map(|found| found.size), size, "{compression:?}");
+        }
     }
 }
