@@ -12,8 +12,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
-/// Longer than anything here takes on a slow machine; what reaches it hangs.
-const DEADLINE: Duration = Duration::from_secs(180);
+/// Longer than anything here takes on a slow machine; what reaches it hangs. With `LAYERFS_SOAK=1` a single command may
+/// do a hundred times the work.
+fn deadline() -> Instant {
+    let soak = std::env::var_os("LAYERFS_SOAK").is_some();
+    Instant::now() + Duration::from_secs(if soak { 3600 } else { 180 })
+}
 
 /// A command to be run once.
 #[must_use = "a call does nothing before `output`, `ok`, `fails` or `start`"]
@@ -86,7 +90,7 @@ impl Call {
         }
         let stdout = collect(child.stdout.take().expect("stdout is piped"));
         let stderr = collect(child.stderr.take().expect("stderr is piped"));
-        Running { line, child, stdout, stderr, until: Instant::now() + DEADLINE }
+        Running { line, child, stdout, stderr, until: deadline() }
     }
 
     /// Runs it to its end, however that looks.
