@@ -196,7 +196,7 @@ fn a_slow_blob_comes_over_several_connections() {
     pull(&stub, dir.path(), &options()).expect("pulled");
     let ranges = stub.requests(|request| request.header("range").is_some_and(|range| !range.ends_with('-')));
     assert!(ranges.len() >= 5, "{}", ranges.len());
-    let asked: u64 = ranges.iter().map(|request| range_size(request)).sum();
+    let asked: u64 = ranges.iter().map(range_size).sum();
     assert!(asked < layer.len() as u64 - (7 << 20), "{asked} bytes twice");
 }
 
