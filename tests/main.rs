@@ -29,6 +29,8 @@ mod lower_layers;
 mod namespaces;
 mod nested;
 mod rootless;
+mod run_files;
+mod run_life;
 mod run_verbs;
 mod runtime_escapes;
 mod runtime_spec;

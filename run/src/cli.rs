@@ -2,12 +2,15 @@
 //! call into the library, and a report: data on standard output, all else on standard error.
 
 mod arguments;
+mod change;
 mod containers;
 mod create;
+mod files;
 mod known;
 mod list;
 mod look;
 mod refusal;
+mod usage;
 mod volume;
 
 use std::ffi::OsString;
@@ -18,9 +21,10 @@ use clap::Parser;
 use layerfs::error::{Error, Kind, Result};
 
 /// The first words that are verbs. A word is added with a release, never changed.
-pub const VERBS: [&str; 17] = [
+pub const VERBS: [&str; 27] = [
     "run", "create", "start", "exec", "ps", "stop", "kill", "logs", "rm", "wait", "inspect", "volume", "mount",
-    "umount", "check", "version", "help",
+    "umount", "check", "version", "help", "cp", "commit", "diff", "export", "top", "stats", "pause", "unpause",
+    "rename", "port",
 ];
 
 /// Exit codes of the program's own.
@@ -78,6 +82,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         "mount" => look::mount(&rest),
         "umount" => look::umount(&rest),
         "check" => containers::check(&rest),
+        "cp" => files::cp(&rest),
+        "commit" => files::commit(&rest),
+        "diff" => files::diff(&rest),
+        "export" => files::export(&rest),
+        "top" => usage::top(&rest),
+        "stats" => usage::stats(&rest),
+        "pause" => change::pause(&rest),
+        "unpause" => change::unpause(&rest),
+        "rename" => change::rename(&rest),
+        "port" => change::port(&rest),
         "version" => out(&format!("run {}", env!("CARGO_PKG_VERSION"))),
         _ => help(),
     }
@@ -175,6 +189,16 @@ fn help() -> i32 {
          \x20 rm       remove containers\n\
          \x20 wait     wait for containers to end and print their exit codes\n\
          \x20 inspect  show all that is known of containers\n\
+         \x20 cp       copy files between a container and the host\n\
+         \x20 commit   make an image of a container\n\
+         \x20 diff     show what a container changed of its image\n\
+         \x20 export   write a container's files as an archive\n\
+         \x20 top      show a container's processes\n\
+         \x20 stats    show what containers use\n\
+         \x20 pause    stop all processes of containers where they are\n\
+         \x20 unpause  let them go on\n\
+         \x20 rename   give a container another name\n\
+         \x20 port     show a container's published ports\n\
          \x20 volume   make, list, show and remove volumes\n\
          \x20 mount    show an image's files in a folder, read-only\n\
          \x20 umount   end that\n\

@@ -14,10 +14,12 @@
 
 pub mod cgroup;
 pub mod check;
+mod child;
 pub mod cli;
 pub mod command;
 pub mod exec;
 mod failure;
+pub mod files;
 pub mod follow;
 pub mod format;
 pub mod fuse;
@@ -30,9 +32,11 @@ pub mod monitor;
 pub mod network;
 pub mod options;
 pub mod prepare;
+pub mod processes;
 pub mod profile;
 pub mod pull;
 pub mod relay;
+pub mod restart;
 mod rootfs;
 mod runtime;
 pub mod seal;

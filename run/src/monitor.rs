@@ -14,7 +14,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
 use crate::failure;
-use crate::prepare::Prepared;
+use crate::prepare::{Caller, Prepared};
+use crate::restart;
 use crate::session::{self, Attachment, Observer, Outcome};
 
 /// What a monitor tells: a letter, then the rest of the line.
@@ -28,7 +29,7 @@ const FAILED: u8 = b'E';
 ///
 /// # Errors
 /// It could not be started.
-pub fn start(prepared: Prepared, notes: &mut dyn FnMut(&str)) -> Result<()> {
+pub fn start(caller: &Caller, prepared: Prepared, notes: &mut dyn FnMut(&str)) -> Result<()> {
     let (reader, writer) = pipe()?;
     let child = clone_child(&CloneOptions::default(), move || {
         // Twice, so that the monitor is nobody's child and leads no session: it can never get a terminal.
@@ -36,7 +37,7 @@ pub fn start(prepared: Prepared, notes: &mut dyn FnMut(&str)) -> Result<()> {
         let monitor = clone_child(&CloneOptions::default(), move || {
             let mut reporter = Reporter { pipe: Some(writer) };
             let streams = detach_streams();
-            let outcome = streams.and_then(|()| session::run(prepared, &Attachment::Background, &mut reporter));
+            let outcome = streams.and_then(|()| restart::run(caller, prepared, &Attachment::Background, &mut reporter));
             reporter.tell_outcome(&outcome)
         });
         i32::from(monitor.is_err())
@@ -54,13 +55,18 @@ pub fn start(prepared: Prepared, notes: &mut dyn FnMut(&str)) -> Result<()> {
 ///
 /// # Errors
 /// It could not be started.
-pub fn attend(prepared: Prepared, attachment: Attachment, notes: &mut dyn FnMut(&str)) -> Result<Outcome> {
+pub fn attend(
+    caller: &Caller,
+    prepared: Prepared,
+    attachment: Attachment,
+    notes: &mut dyn FnMut(&str),
+) -> Result<Outcome> {
     let (reader, writer) = pipe()?;
     let child = clone_child(&CloneOptions::default(), move || {
         // Until it is let go of, it ends with the command in front.
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
         let mut reporter = Reporter { pipe: Some(writer) };
-        let outcome = session::run(prepared, &attachment, &mut reporter);
+        let outcome = restart::run(caller, prepared, &attachment, &mut reporter);
         reporter.tell_outcome(&outcome)
     });
     let child = child.context(|| "start the process that watches the container")?;

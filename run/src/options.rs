@@ -40,6 +40,8 @@ pub struct RunOptions {
     pub resources: ResourceOptions,
     /// Network, names and ports.
     pub network: NetworkOptions,
+    /// When it is started again.
+    pub restart: crate::restart::Policy,
     /// What becomes of the output.
     pub log: LogDriver,
     /// How to stop it.
@@ -243,6 +245,16 @@ pub enum MountRequest {
 }
 
 impl MountRequest {
+    /// Where in the container it is.
+    pub fn destination(&self) -> &std::path::Path {
+        match self {
+            Self::Bind { destination, .. }
+            | Self::Volume { destination, .. }
+            | Self::Tmpfs { destination, .. }
+            | Self::Folder { destination } => destination,
+        }
+    }
+
     /// Whether others may write to what it shows.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::Bind { .. } | Self::Volume { .. })

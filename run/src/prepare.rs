@@ -5,7 +5,6 @@ mod namespaces;
 mod owners;
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -16,18 +15,17 @@ use layerfs::mount::{MountPlan, Upper};
 use layerfs::oci::{Descriptor, ImageConfig, Platform};
 use layerfs::store::format::Roots;
 use layerfs::store::{Image, Store};
-use layerfs::sys::process::{CloneOptions, clone_child};
 use layerfs::userns::{self, Entered, Mapping};
 use oci_spec::runtime::Spec;
 
 use crate::cgroup;
-use crate::options::{MountBackend, MountRequest, Removal, RunOptions};
+use crate::options::{MountBackend, MountRequest, Removal, RunOptions, UserNamespace};
 use crate::spec::user::{self, User};
 use crate::spec::{self, Place, Users};
-use crate::state::{Container, Containers, Owner, Record, now};
+use crate::state::{Container, Containers, Owner, Record, new_id, now};
 use crate::userns::default_user;
-use crate::volumes::Volumes;
-use crate::{host, network, options, terminal};
+use crate::volumes::{self, Volumes};
+use crate::{child, host, network, options, terminal};
 
 /// `SIGTERM`
 const DEFAULT_STOP_SIGNAL: i32 = 15;
@@ -62,6 +60,8 @@ pub struct Prepared {
     pub cgroup: cgroup::Plan,
     /// Its network.
     pub network: network::Plan,
+    /// How often its restart policy has started it again.
+    pub restarts: u32,
 }
 
 impl Caller {
@@ -118,6 +118,8 @@ pub fn new(
     options: RunOptions,
 ) -> Result<Prepared> {
     let image = caller.store.image(descriptor, platform)?;
+    let mut options = options;
+    let anonymous = name_volumes(&mut options, &image.config)?;
     let (owner, container) = caller.containers.create(options.name.clone().as_deref(), |id, name| {
         Ok(Record {
             id: id.to_owned(),
@@ -131,17 +133,20 @@ pub fn new(
                 chains: vec![image.diff_ids.clone()],
                 ..Roots::default()
             },
+            anonymous,
             options,
             ..Record::default()
         })
     })?;
     let dir = owner.dir().to_owned();
+    let made = container.clone();
     match complete(caller, &image, owner, container) {
         Ok(prepared) => Ok(prepared),
         Err(error) => {
             // Its lock went with the owner; nobody else can want a container that was never announced.
             if let Ok(Some(owner)) = Owner::try_take(&dir) {
                 let _ = owner.remove();
+                let _ = volumes::remove_anonymous(&made);
             }
             Err(error)
         }
@@ -153,10 +158,51 @@ pub fn new(
 /// # Errors
 /// Its image is gone, or no longer fits this machine.
 pub fn again(caller: &Caller, owner: Owner, container: Container) -> Result<Prepared> {
+    let image = image_of(caller, &container)?;
+    complete(caller, &image, owner, container)
+}
+
+/// The root of a container that does not run, as it would be mounted, and whose ids its owners are where the mount is
+/// to map them.
+///
+/// # Errors
+/// Its image is gone, or it has the ids of a container that is not known any more.
+pub(crate) fn stack(caller: &Caller, owner: &Owner, container: &Container) -> Result<(MountPlan, Option<Mapping>)> {
+    let image = image_of(caller, container)?;
+    let layers = layers_of(caller, container, &image)?;
+    let (plan, _) = root(owner, &layers, Removal::Keep, container.record.options.storage.backend)?;
+    Ok((plan, layers.mounted))
+}
+
+/// The folders of the image's layers that a container's own layer lies on.
+///
+/// # Errors
+/// Those of [`stack`].
+pub(crate) fn unpacked_for(caller: &Caller, container: &Container, image: &Image) -> Result<Lowers> {
+    layers_of(caller, container, image).map(|layers| layers.lowers)
+}
+
+fn layers_of(caller: &Caller, container: &Container, image: &Image) -> Result<Layers> {
+    let options = &container.record.options;
+    let users = match (&container.record.ids, &options.isolation.user) {
+        (Some(ids), _) => Users::New(ids.clone()),
+        (None, UserNamespace::Container(_) | UserNamespace::Path(_)) => {
+            let message = format!("container `{}` has the ids of another's namespace", container.record.name);
+            return Err(Error::new(Kind::Unsupported, message).hint("its files can be seen while it runs"));
+        }
+        (None, _) => Users::Caller,
+    };
+    Layers::of(caller, image, &users, options.storage.backend)
+}
+
+/// The image a container was made of.
+///
+/// # Errors
+/// It is gone.
+pub(crate) fn image_of(caller: &Caller, container: &Container) -> Result<Image> {
     let missing = || Error::new(Kind::Invalid, format!("container `{}` names no image", container.record.name));
     let descriptor = container.record.roots.images.first().ok_or_else(missing)?;
-    let image = caller.store.image(descriptor, &Platform::host())?;
-    complete(caller, &image, owner, container)
+    caller.store.image(descriptor, &Platform::host())
 }
 
 fn complete(caller: &Caller, image: &Image, owner: Owner, mut container: Container) -> Result<Prepared> {
@@ -192,8 +238,7 @@ fn complete(caller: &Caller, image: &Image, owner: Owner, mut container: Contain
     let accounts = accounts::complete(&view, &mut place.user, kept.as_ref(), &home);
     if let (true, Some(upper)) = (is_new, &rootfs.upper) {
         // Later the container could have put a symlink of its own in the way.
-        let mut folders: Vec<PathBuf> = options.storage.mounts.iter().filter_map(folder_of).collect();
-        folders.extend(image_folders(&image.config, &options));
+        let folders: Vec<PathBuf> = workdir(&image.config, &options).into_iter().collect();
         make_folders(&view, upper, &layers, &folders)?;
         for (path, content) in accounts {
             accounts::write(&view, upper, &layers, path, &content)?;
@@ -207,7 +252,7 @@ fn complete(caller: &Caller, image: &Image, owner: Owner, mut container: Contain
     container.record.cgroup = cgroup.cgroup();
     owner.write_record(&container.record)?;
     let owners = layers.mounted.clone();
-    Ok(Prepared { owner, container, spec, rootfs, owners, cgroup, network })
+    Ok(Prepared { owner, container, spec, rootfs, owners, cgroup, network, restarts: 0 })
 }
 
 /// The layers of an image for a container, and who owns files in them.
@@ -304,6 +349,33 @@ fn check_sources(options: &RunOptions) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives what has no name yet one of its own: folders behind `-v` alone, and the image's volumes that nothing else is
+/// put upon. Gives the names.
+fn name_volumes(options: &mut RunOptions, config: &ImageConfig) -> Result<Vec<String>> {
+    let mounts = &mut options.storage.mounts;
+    for path in image_volumes(config) {
+        if !mounts.iter().any(|request| request.destination() == path) {
+            mounts.push(MountRequest::Folder { destination: path });
+        }
+    }
+    let mut names = Vec::new();
+    for request in mounts {
+        if let MountRequest::Folder { destination } = request {
+            let name = new_id()?;
+            names.push(name.clone());
+            *request = MountRequest::Volume { name, destination: destination.clone(), options: Vec::new() };
+        }
+    }
+    Ok(names)
+}
+
+/// The places of an image's volumes.
+fn image_volumes(config: &ImageConfig) -> Vec<PathBuf> {
+    let volumes = config.settings().and_then(|settings| settings.get("Volumes")).and_then(|v| v.as_object());
+    let places = volumes.into_iter().flat_map(|volumes| volumes.keys()).filter(|path| path.starts_with('/'));
+    places.map(|path| options::normal(Path::new(path))).filter(|path| path != Path::new("/")).collect()
 }
 
 /// Named volumes become binds of their folders. An empty one begins with what the image has in its place, or belongs to
@@ -408,19 +480,10 @@ fn set_like(path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).at("chmod", path)
 }
 
-fn folder_of(request: &MountRequest) -> Option<PathBuf> {
-    match request {
-        MountRequest::Folder { destination } => Some(destination.clone()),
-        _ => None,
-    }
-}
-
-/// Folders that the image speaks of and need not hold: its working folder and its volumes.
-fn image_folders(config: &ImageConfig, options: &RunOptions) -> Vec<PathBuf> {
-    let volumes = config.settings().and_then(|settings| settings.get("Volumes")).and_then(|v| v.as_object());
-    let volumes = volumes.into_iter().flat_map(|volumes| volumes.keys().map(String::as_str));
+/// The working folder that the image speaks of and need not hold.
+fn workdir(config: &ImageConfig, options: &RunOptions) -> Option<PathBuf> {
     let workdir = config.text("WorkingDir").filter(|_| options.process.workdir.is_none());
-    volumes.chain(workdir).filter(|path| path.starts_with('/')).map(|path| options::normal(Path::new(path))).collect()
+    workdir.filter(|path| path.starts_with('/')).map(|path| options::normal(Path::new(path)))
 }
 
 /// Makes folders in the upper layer that the image does not have. Those on the way are copied up: the same mode and
@@ -482,45 +545,7 @@ pub(crate) fn unpacked(store: &Store, image: &Image) -> Result<Lowers> {
     }
     let limits = Limits::chosen(|name| std::env::var_os(name))?;
     if !complete {
-        in_child(|| layer::unpack_image(store, image, &limits).map(drop))?;
+        child::run(|| layer::unpack_image(store, image, &limits).map(drop))?;
     }
     layer::unpack_image(store, image, &limits)
-}
-
-/// Runs `work` in a copy of this process and hands back its error.
-fn in_child(work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context(|| "make a pipe")?;
-    let child = clone_child(&CloneOptions::default(), || match work() {
-        Ok(()) => 0,
-        Err(error) => {
-            let _ = rustix::io::write(&writer, &crate::failure::to_bytes(&error));
-            1
-        }
-    });
-    let child = child.context(|| "start a process that unpacks")?;
-    drop(writer);
-    let said = read_all(&reader)?;
-    let status = rustix::process::waitid(
-        rustix::process::WaitId::PidFd(child.pidfd.as_fd()),
-        rustix::process::WaitIdOptions::EXITED,
-    );
-    let status = status.context(|| "wait for the process that unpacks")?.and_then(|status| status.exit_status());
-    match (status, crate::failure::from_bytes(&said)) {
-        (Some(0), _) => Ok(()),
-        (_, Some(error)) => Err(error),
-        _ => Err(Error::new(Kind::System, "the process that unpacks the image died")),
-    }
-}
-
-fn read_all(pipe: &OwnedFd) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut buffer = [0u8; 4096];
-    loop {
-        match rustix::io::read(pipe, &mut buffer) {
-            Ok(0) => return Ok(bytes),
-            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).context(|| "read from a child"),
-        }
-    }
 }

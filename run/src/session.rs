@@ -15,8 +15,9 @@ use crate::network::{self, Connection, Pasta};
 use crate::options::{LogDriver, Removal, RunOptions, Streams};
 use crate::prepare::Prepared;
 use crate::relay::{Input, Output, Relay};
-use crate::state::{Finished, Owner, ProcessId, Status, now};
+use crate::state::{Container, Finished, Owner, ProcessId, Status, now};
 use crate::terminal::{self, DetachKeys, NewLines, Raw};
+use crate::volumes;
 
 /// How the caller is connected to the container.
 #[derive(Clone, Debug)]
@@ -61,7 +62,7 @@ const NOT_EXECUTABLE: i32 = 126;
 /// It could not be started: `Kind::Exit` with podman's code where the program was at fault. Nothing runs then, and a
 /// container that was to be removed at its end is.
 pub fn run(prepared: Prepared, attachment: &Attachment, observer: &mut dyn Observer) -> Result<Outcome> {
-    let Prepared { owner, container, spec, rootfs, owners, cgroup, network } = prepared;
+    let Prepared { owner, container, spec, rootfs, owners, cgroup, network, restarts } = prepared;
     let options = container.record.options.clone();
     let launched = (|| {
         let signals = Signals::block().context(|| "read signals from a descriptor")?;
@@ -82,6 +83,7 @@ pub fn run(prepared: Prepared, attachment: &Attachment, observer: &mut dyn Obser
         let status = Status {
             process: ProcessId::of(created.pid())?,
             started: now(),
+            restarts,
             helper: pasta.as_ref().map(Pasta::process).transpose()?,
             finished: None,
         };
@@ -96,7 +98,7 @@ pub fn run(prepared: Prepared, attachment: &Attachment, observer: &mut dyn Obser
         Ok(launched) => launched,
         Err(error) => {
             let undone = match options.remove {
-                Removal::OnExit => owner.remove(),
+                Removal::OnExit => remove(owner, &container),
                 Removal::Keep => owner.forget_status(),
             };
             // The first error is the one to tell; what could not be undone is swept later.
@@ -123,13 +125,18 @@ pub fn run(prepared: Prepared, attachment: &Attachment, observer: &mut dyn Obser
     if options.remove == Removal::OnExit && matches!(attachment, Attachment::Background) {
         let _ = std::fs::write(container.exit_path(), exit.code.to_string());
     }
-    finish(owner, &mut status, exit, options.remove);
+    finish(owner, &container, &mut status, exit);
     Ok(Outcome::Ended(exit.code))
 }
 
-fn finish(owner: Owner, status: &mut Status, exit: Exit, remove: Removal) {
-    match remove {
-        Removal::OnExit => drop(owner.remove()),
+fn remove(owner: Owner, container: &Container) -> Result<()> {
+    owner.remove()?;
+    volumes::remove_anonymous(container)
+}
+
+fn finish(owner: Owner, container: &Container, status: &mut Status, exit: Exit) {
+    match container.record.options.remove {
+        Removal::OnExit => drop(remove(owner, container)),
         Removal::Keep => {
             status.finished = Some(Finished { at: now(), code: exit.code, out_of_memory: exit.oom });
             status.helper = None;

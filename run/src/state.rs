@@ -18,7 +18,7 @@ mod process;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
@@ -61,6 +61,8 @@ pub struct Record {
     /// The maps of its own user namespace, in the ids of whoever made it; `None` where it has none. Nobody else is
     /// given these ids as unused ones.
     pub ids: Option<Mapping>,
+    /// Volumes that were made for it alone, by their names.
+    pub anonymous: Vec<String>,
     /// All options.
     pub options: RunOptions,
     /// What must stay in the store for it.
@@ -75,6 +77,8 @@ pub struct Status {
     pub process: ProcessId,
     /// Nanoseconds since 1970.
     pub started: i64,
+    /// How often its restart policy has started it again.
+    pub restarts: u32,
     /// A helper that serves its network.
     pub helper: Option<ProcessId>,
     /// How it ended.
@@ -179,13 +183,7 @@ impl Containers {
             Some(name) => {
                 check_name(name)?;
                 let all = lock(&self.dir, FlockOperation::LockExclusive)?;
-                if let Some(other) =
-                    self.list()?.into_iter().find(|other| other.record.name == name && !other.is_leftover())
-                {
-                    let id = short_id(&other.record.id).to_owned();
-                    return Err(Error::new(Kind::Conflict, format!("name `{name}` is in use by container {id}"))
-                        .hint(format!("remove that one with `run rm {name}`, or choose another name")));
-                }
+                self.check_unused(name)?;
                 all
             }
             None => None,
@@ -223,6 +221,39 @@ impl Containers {
         let folder = open_folder(&self.dir)?;
         rustix::fs::flock(&folder, FlockOperation::LockExclusive).at("lock", &self.dir)?;
         Ok(folder)
+    }
+
+    /// Gives a container another name.
+    ///
+    /// # Errors
+    /// There is no such container, it is being started, or the name is taken or none.
+    pub fn rename(&self, text: &str, name: &str) -> Result<()> {
+        check_name(name)?;
+        let _names = self.hold()?;
+        let mut container = self.find(text)?;
+        if container.record.name == name {
+            return Ok(());
+        }
+        self.check_unused(name)?;
+        container.record.name = name.to_owned();
+        // Whoever starts it writes the record too; once it runs, its watcher does not.
+        let owner = Owner::try_take(&container.dir)?;
+        if owner.is_none() && container.phase() == Phase::Created {
+            return Err(Error::new(Kind::Conflict, format!("container `{text}` is being started")));
+        }
+        let folder = open_folder(&container.dir)?;
+        write_json(folder.as_fd(), &container.dir, "config.json", &container.record)
+    }
+
+    /// The names are held while this is asked.
+    fn check_unused(&self, name: &str) -> Result<()> {
+        let Some(other) = self.list()?.into_iter().find(|other| other.record.name == name && !other.is_leftover())
+        else {
+            return Ok(());
+        };
+        let id = short_id(&other.record.id).to_owned();
+        Err(Error::new(Kind::Conflict, format!("name `{name}` is in use by container {id}"))
+            .hint(format!("remove that one with `run rm {name}`, or choose another name")))
     }
 
     /// Every container with a record, oldest first. What is half-made, or vanishes while it is read, is left out.
@@ -376,6 +407,39 @@ impl Container {
         self.dir.join("exit")
     }
 
+    /// What tells its watcher that it was stopped, and is not to be started again.
+    pub fn stop_mark(&self) -> PathBuf {
+        self.dir.join("stopped")
+    }
+
+    /// Leaves that mark, where there is a policy that asks for it.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn mark_stopped(&self) -> Result<()> {
+        match self.record.options.restart {
+            crate::restart::Policy::No => Ok(()),
+            _ => fs::write(self.stop_mark(), "").at("create", self.stop_mark()),
+        }
+    }
+
+    /// Takes it away again.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn forget_stop(&self) -> Result<()> {
+        match (self.record.options.restart, fs::remove_file(self.stop_mark())) {
+            (crate::restart::Policy::No, _) | (_, Ok(())) => Ok(()),
+            (_, Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            (_, Err(error)) => Err(error).at("remove", self.stop_mark()),
+        }
+    }
+
+    /// The root of the store that it lies in.
+    pub fn store_root(&self) -> &Path {
+        self.dir.parent().and_then(Path::parent).unwrap_or(&self.dir)
+    }
+
     /// The words of the process.
     pub fn command(&self) -> &[String] {
         self.record.process.args().as_deref().unwrap_or_default()
@@ -445,13 +509,7 @@ impl Owner {
     }
 
     fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        let bytes = serde_json::to_vec(value).context(|| "record cannot be written as JSON")?;
-        // The name of the moment is ours alone: the lock is held. Nothing is synced: what a power cut takes, it takes
-        // with the container's process.
-        let moment = self.dir.join(format!(".{name}"));
-        let mut file = File::create(&moment).at("create", &moment)?;
-        file.write_all(&bytes).at("write", &moment)?;
-        rustix::fs::renameat(&self.folder, format!(".{name}"), &self.folder, name).at("rename", &moment)
+        write_json(self.folder.as_fd(), &self.dir, name, value)
     }
 
     /// Removes the container's folder and gives up the lock.
@@ -468,6 +526,17 @@ impl Owner {
         }
         fs::remove_dir_all(&self.dir).at("remove", &self.dir)
     }
+}
+
+/// Replaces a document whole.
+fn write_json(folder: BorrowedFd<'_>, dir: &Path, name: &str, value: &impl Serialize) -> Result<()> {
+    let bytes = serde_json::to_vec(value).context(|| "record cannot be written as JSON")?;
+    // The name of the moment is the writer's alone: a lock is held. Nothing is synced: what a power cut takes, it takes
+    // with the container's process.
+    let moment = dir.join(format!(".{name}"));
+    let mut file = File::create(&moment).at("create", &moment)?;
+    file.write_all(&bytes).at("write", &moment)?;
+    rustix::fs::renameat(folder, format!(".{name}"), folder, name).at("rename", &moment)
 }
 
 fn open_folder(dir: &Path) -> Result<OwnedFd> {
@@ -496,7 +565,8 @@ fn is_id(path: &Path) -> bool {
     name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) && path.parent().is_some()
 }
 
-fn new_id() -> Result<String> {
+/// Sixty-four hexadecimal digits that nothing else has.
+pub(crate) fn new_id() -> Result<String> {
     let mut bytes = [0u8; 32];
     let source = Path::new("/dev/urandom");
     File::open(source).and_then(|mut file| file.read_exact(&mut bytes)).at("read", source)?;

@@ -5,7 +5,9 @@ use std::os::fd::AsFd;
 use layerfs::error::Result;
 use layerfs::sys::signals::send;
 
+use crate::options::Removal;
 use crate::state::{Container, Containers, Finished, Left, Owner, Status, now};
+use crate::volumes;
 
 /// `SIGKILL`
 const KILL: i32 = 9;
@@ -32,7 +34,11 @@ pub fn all(containers: &Containers) {
 /// Something in its folder cannot be removed.
 pub fn remove(container: &Container, owner: Owner) -> Result<()> {
     after(container);
-    owner.remove()
+    owner.remove()?;
+    match container.record.options.remove {
+        Removal::OnExit => volumes::remove_anonymous(container),
+        Removal::Keep => Ok(()),
+    }
 }
 
 /// Ends what a container's watcher would have ended: its helper, and whatever is in its control group.

@@ -148,6 +148,54 @@ impl Volumes {
     }
 }
 
+/// Removes the volumes that were made for a container alone, once it is gone itself. What another has taken over by
+/// `--volumes-from` stays with that.
+///
+/// # Errors
+/// Something in them cannot be removed.
+pub fn remove_anonymous(container: &Container) -> Result<()> {
+    if container.record.anonymous.is_empty() {
+        return Ok(());
+    }
+    let volumes = Volumes::below(container.store_root());
+    let containers = Containers::below(container.store_root());
+    for name in &container.record.anonymous {
+        let others = volumes.users(name, &containers)?;
+        if others.iter().any(|other| other.record.id != container.record.id) {
+            continue;
+        }
+        match volumes.remove(name) {
+            Err(error) if error.kind() != Kind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The volumes of another container, `NAME[:ro|rw|z]`, that do not lie where something lies already.
+///
+/// # Errors
+/// There is no such container, or the words behind it are none.
+pub fn taken_over(text: &str, containers: &Containers, taken: &[MountRequest]) -> Result<Vec<MountRequest>> {
+    let (name, words) = text.split_once(':').unwrap_or((text, ""));
+    let words: Vec<&str> = words.split(',').filter(|word| !word.is_empty()).collect();
+    if let Some(wrong) = words.iter().find(|word| !["ro", "rw", "z"].contains(word)) {
+        return Err(Error::new(Kind::Usage, format!("--volumes-from {text}: `{wrong}` is none of ro, rw and z")));
+    }
+    let mut all = containers.find(name)?.record.options.storage.mounts;
+    all.retain(|request| request.is_shared() && !taken.iter().any(|own| own.destination() == request.destination()));
+    for request in &mut all {
+        if let MountRequest::Bind { options, .. } | MountRequest::Volume { options, .. } = request {
+            let access = words.iter().filter(|word| **word != "z");
+            for word in access {
+                options.retain(|own| own != "ro" && own != "rw");
+                options.push((*word).to_owned());
+            }
+        }
+    }
+    Ok(all)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

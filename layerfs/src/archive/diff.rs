@@ -18,6 +18,7 @@ use super::whiteout::{self, OPAQUE, OVERRIDE_XATTR, PREFIX};
 use super::write::TarWriter;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{SparseReader, get_xattr, list_xattrs};
+use crate::userns::{Mapping, unmapped_id};
 
 /// How to write a layer.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +28,10 @@ pub struct DiffOptions {
     /// Folders (paths without a leading slash) that are in the way to others but are described by a layer below;
     /// they get no entry.
     pub implied: BTreeSet<Vec<u8>>,
+    /// Paths (without a leading slash) that do not belong to the layer, with all below them.
+    pub without: BTreeSet<Vec<u8>>,
+    /// The user namespace that owners are to be ids of, in this process's ids; `None` for its own.
+    pub owners: Option<Mapping>,
     /// Changes the folder itself to what the archive says: times in whole seconds and clamped, overlayfs's
     /// bookkeeping attributes gone.
     pub normalise: bool,
@@ -88,6 +93,9 @@ impl<W: Write> Walk<'_, W> {
         let mut others = Vec::with_capacity(names.len());
         // Whiteouts come first, so that a reader has removed before it adds.
         for name in names {
+            if self.options.without.contains(&join(path, &name)) {
+                continue;
+            }
             let place = dir.join(OsStr::from_bytes(&name));
             let metadata = fs::symlink_metadata(&place).at("look at", &place)?;
             if is_whiteout(&place, &metadata, xattr_whiteouts)? {
@@ -159,13 +167,14 @@ impl<W: Write> Walk<'_, W> {
 
     fn describe(&self, path: Vec<u8>, kind: EntryKind, metadata: &Metadata, attributes: &Attributes) -> Result<Entry> {
         let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+        let (uid, gid) = self.owner(metadata)?;
         let mut entry = Entry {
             path,
             kind,
             link: Vec::new(),
             mode: metadata.mode() & 0o7777,
-            uid: metadata.uid().into(),
-            gid: metadata.gid().into(),
+            uid: uid.into(),
+            gid: gid.into(),
             mtime: self.time(metadata),
             size: metadata.len(),
             device: (major, minor),
@@ -176,6 +185,13 @@ impl<W: Write> Walk<'_, W> {
             restore_stat(&mut entry, recorded)?;
         }
         Ok(entry)
+    }
+
+    fn owner(&self, metadata: &Metadata) -> Result<(u32, u32)> {
+        let (uid, gid) = (metadata.uid(), metadata.gid());
+        let Some(owners) = &self.options.owners else { return Ok((uid, gid)) };
+        let inside = owners.uid_inside(uid).zip(owners.gid_inside(gid));
+        inside.ok_or_else(|| unmapped_id("owner", uid.into()))
     }
 
     fn time(&self, metadata: &Metadata) -> Time {

@@ -28,5 +28,6 @@ pub use chunked::{Chunked, write_chunked};
 pub use compress::{Compression, Compressor, decompress};
 pub use diff::{DiffOptions, diff};
 pub use limits::Limits;
-pub(crate) use whiteout::{OPAQUE_XATTR, is_opaque, is_whiteout, make as make_whiteout, unescape_xattr};
+pub(crate) use whiteout::{OPAQUE_XATTR, make as make_whiteout, unescape_xattr};
+pub use whiteout::{is_opaque, is_whiteout};
 pub use write::TarWriter;

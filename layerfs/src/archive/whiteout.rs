@@ -145,7 +145,7 @@ pub(crate) fn make(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// Its attributes cannot be read.
-pub(crate) fn is_whiteout(path: &Path, metadata: &Metadata) -> Result<bool> {
+pub fn is_whiteout(path: &Path, metadata: &Metadata) -> Result<bool> {
     if metadata.file_type().is_char_device() {
         return Ok(metadata.rdev() == 0);
     }
@@ -157,7 +157,7 @@ pub(crate) fn is_whiteout(path: &Path, metadata: &Metadata) -> Result<bool> {
 ///
 /// # Errors
 /// Its attributes cannot be read.
-pub(crate) fn is_opaque(dir: &Path) -> Result<bool> {
+pub fn is_opaque(dir: &Path) -> Result<bool> {
     let value = get_xattr(dir, OPAQUE_XATTR).at("read the attributes of", dir)?;
     Ok(value.as_deref() == Some(b"y"))
 }

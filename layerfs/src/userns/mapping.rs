@@ -99,6 +99,16 @@ impl Mapping {
         outside(&self.gids, id)
     }
 
+    /// The user id inside that `id` is outside.
+    pub fn uid_inside(&self, id: u32) -> Option<u32> {
+        inside(&self.uids, id)
+    }
+
+    /// The group id inside that `id` is outside.
+    pub fn gid_inside(&self, id: u32) -> Option<u32> {
+        inside(&self.gids, id)
+    }
+
     /// The maps of a namespace inside this one, in the ids outside this one. Ids that this one lacks are left out.
     pub fn compose(&self, inner: &Self) -> Self {
         Self { uids: compose(&self.uids, &inner.uids), gids: compose(&self.gids, &inner.gids) }
@@ -201,6 +211,13 @@ fn outside(map: &[IdRange], id: u32) -> Option<u32> {
     })
 }
 
+fn inside(map: &[IdRange], id: u32) -> Option<u32> {
+    map.iter().find_map(|range| {
+        let offset = id.checked_sub(range.host).filter(|offset| *offset < range.size)?;
+        range.container.checked_add(offset)
+    })
+}
+
 fn compose(outer: &[IdRange], inner: &[IdRange]) -> Vec<IdRange> {
     let mut map = Vec::new();
     for wanted in inner {
@@ -246,6 +263,8 @@ mod tests {
         assert_eq!(outer.compose(&inner), whole);
         assert_eq!((whole.uid_outside(1000), whole.gid_outside(5)), (Some(1000), Some(100_005)));
         assert_eq!((whole.uid_outside(65_536), whole.uid_outside(65_537)), (Some(165_535), None));
+        assert_eq!((whole.uid_inside(100_005), whole.gid_inside(1000)), (Some(5), Some(1000)));
+        assert_eq!((whole.uid_inside(101_000), whole.gid_inside(0)), (Some(1001), None));
         let host = both(&[range(0, 0, u32::MAX)]);
         assert_eq!(host.compose(&inner), inner);
     }

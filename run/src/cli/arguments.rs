@@ -13,7 +13,8 @@ use crate::options::{
     ProcessOptions, Removal, ResourceOptions, RunOptions, SecurityOption, Share, SharedMemory, StopOptions,
     StorageOptions, Streams, Ulimit, UserNamespace,
 };
-use crate::pull::Policy;
+use crate::pull;
+use crate::restart::Policy;
 use crate::terminal::DetachKeys;
 
 /// A container to be made.
@@ -51,6 +52,9 @@ struct ProcessFlags {
     /// Set a variable: NAME=VALUE, NAME for the caller's own, PREFIX*
     #[arg(short, long, value_name = "VARIABLE")]
     env: Vec<String>,
+    /// Begin with all variables of the caller's own
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    env_host: Option<bool>,
     /// Read variables from a file
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
@@ -139,6 +143,9 @@ struct StorageFlags {
     /// The same in words: type=bind|volume|tmpfs,source=,target=,readonly
     #[arg(long, value_name = "KEY=VALUE,…", value_parser = mount)]
     mount: Vec<MountRequest>,
+    /// The volumes of another container too
+    #[arg(long, value_name = "CONTAINER[:ro]")]
+    volumes_from: Vec<String>,
     /// A file system in memory
     #[arg(long, value_name = "PATH[:OPTIONS]", value_parser = options::tmpfs)]
     tmpfs: Vec<MountRequest>,
@@ -208,6 +215,9 @@ struct LifeFlags {
     /// Remove the container when it has ended
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     rm: Option<bool>,
+    /// When it is started again: no, always, unless-stopped, on-failure[:COUNT]
+    #[arg(long, value_name = "POLICY", value_parser = Policy::parse)]
+    restart: Option<Policy>,
     /// A label
     #[arg(short, long, value_name = "NAME=VALUE")]
     label: Vec<String>,
@@ -252,7 +262,7 @@ pub(super) enum Pull {
     Newer,
 }
 
-impl From<Pull> for Policy {
+impl From<Pull> for pull::Policy {
     fn from(pull: Pull) -> Self {
         match pull {
             Pull::Always => Self::Always,
@@ -271,7 +281,13 @@ impl CreateArguments {
 
     /// Whether the container has a folder that others have too.
     pub(super) fn shares_folders(&self) -> bool {
-        self.storage.volume.iter().chain(&self.storage.mount).any(MountRequest::is_shared)
+        let own = self.storage.volume.iter().chain(&self.storage.mount).any(MountRequest::is_shared);
+        own || !self.storage.volumes_from.is_empty()
+    }
+
+    /// Whose volumes it has too.
+    pub(super) fn volumes_from(&self) -> &[String] {
+        &self.storage.volumes_from
     }
 
     /// Where the ID is to be written.
@@ -285,6 +301,10 @@ impl CreateArguments {
     /// A file of variables cannot be read, or an option's value is wrong.
     pub(super) fn options(&self) -> Result<RunOptions> {
         let Self { process, isolation, storage, resources, network, life, .. } = self;
+        let restart = life.restart.unwrap_or_default();
+        if is_on(life.rm) && restart != Policy::No {
+            return Err(usage("--rm and --restart cannot both be: one removes what the other starts again".to_owned()));
+        }
         Ok(RunOptions {
             name: life.name.clone(),
             labels: life.label.iter().map(|label| pair(label)).collect(),
@@ -294,6 +314,7 @@ impl CreateArguments {
             storage: storage.options(),
             resources: resources.options(),
             network: network.options(),
+            restart,
             log: life.log_driver.unwrap_or_default(),
             stop: StopOptions { signal: life.stop_signal, timeout: life.stop_timeout },
         })
@@ -328,10 +349,12 @@ pub(super) fn environment(files: &[PathBuf], flags: &[String]) -> Result<Vec<(St
 
 impl ProcessFlags {
     fn options(&self, command: &[String]) -> Result<ProcessOptions> {
+        let mut variables = if is_on(self.env_host) { own_environment() } else { Vec::new() };
+        variables.extend(environment(&self.env_file, &self.env)?);
         Ok(ProcessOptions {
             command: command.to_vec(),
             entrypoint: self.entrypoint.as_deref().map(entrypoint).transpose()?,
-            environment: environment(&self.env_file, &self.env)?,
+            environment: variables,
             workdir: self.workdir.clone(),
             user: self.user.clone(),
             groups: self.group_add.clone(),
@@ -482,7 +505,8 @@ fn address(text: &str) -> Result<String> {
 
 fn log_driver(text: &str) -> Result<LogDriver> {
     match text {
-        "k8s-file" => Ok(LogDriver::K8sFile),
+        // podman's other name for it.
+        "k8s-file" | "json-file" => Ok(LogDriver::K8sFile),
         "none" => Ok(LogDriver::None),
         _ => Err(usage(format!("log driver `{text}` is not supported by `run` yet; k8s-file and none are"))),
     }

@@ -16,21 +16,22 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::{Common, exit, for_each, note, out, parse, tell};
 use crate::follow::{self, LogOptions};
 use crate::prepare::{self, Caller};
+use crate::restart::Policy;
 use crate::state::{Container, Containers, Owner, Phase};
-use crate::{check, options, sweep, time};
+use crate::{check, options, sweep, time, volumes};
 
 /// `SIGKILL`
 const KILL: i32 = 9;
 /// Seconds that a container is given to end, as podman and docker have it.
 const STOP_SECONDS: u64 = 10;
 
-fn containers(common: &Common) -> Result<Containers> {
+pub(super) fn containers(common: &Common) -> Result<Containers> {
     Ok(Containers::below(&prepare::store_root(common.store())?))
 }
 
 /// Containers by name or ID, or all.
 #[derive(clap::Args)]
-struct Which {
+pub(super) struct Which {
     /// All containers
     #[arg(short, long)]
     all: bool,
@@ -41,7 +42,7 @@ struct Which {
 
 impl Which {
     /// The names, or those of all containers that `fits`.
-    fn names(&self, containers: &Containers, fits: impl Fn(&Container) -> bool) -> Result<Vec<String>> {
+    pub(super) fn names(&self, containers: &Containers, fits: impl Fn(&Container) -> bool) -> Result<Vec<String>> {
         if !self.all {
             return Ok(self.names.clone());
         }
@@ -91,10 +92,18 @@ pub(super) fn stop(words: &[OsString]) -> i32 {
 
 /// Ends a container: by its signal, after its time by force; returns when its end is recorded.
 fn end(container: &Container, time: Option<u64>) -> Result<()> {
+    container.mark_stopped()?;
+    // One that is just being started again has read the mark before it was there.
+    let started = match container.record.options.restart {
+        Policy::No => container.clone(),
+        _ => follow::past_start(container.again()?.unwrap_or_else(|| container.clone()))?,
+    };
+    let container = &started;
     let Ok(process) = container.open_process() else { return Ok(()) };
     let seconds = time.or(container.record.options.stop.timeout).unwrap_or(STOP_SECONDS);
     if seconds > 0 {
         signal(container, process.as_fd(), container.record.stop_signal)?;
+        go_on(container);
         if ended_within(process.as_fd(), Duration::from_secs(seconds))? {
             return container.wait_unowned();
         }
@@ -103,8 +112,17 @@ fn end(container: &Container, time: Option<u64>) -> Result<()> {
         note(&format!("container `{name}` did not end within {seconds} s of {word} and is killed"));
     }
     signal(container, process.as_fd(), KILL)?;
+    go_on(container);
     ended_within(process.as_fd(), Duration::MAX)?;
     container.wait_unowned()
+}
+
+/// A paused container meets its signal once it goes on.
+fn go_on(container: &Container) {
+    if container.record.cgroup.is_frozen() {
+        // Where it cannot be let go on, the wait that follows tells.
+        let _ = container.record.cgroup.thaw();
+    }
 }
 
 fn signal(container: &Container, process: std::os::fd::BorrowedFd<'_>, number: i32) -> Result<()> {
@@ -160,8 +178,10 @@ pub(super) fn kill(words: &[OsString]) -> i32 {
     for_each(&names, |name| {
         let container = containers.find(name)?;
         let process = container.open_process()?;
+        container.mark_stopped()?;
         signal(&container, process.as_fd(), arguments.signal)?;
         if arguments.signal == KILL {
+            go_on(&container);
             ended_within(process.as_fd(), Duration::MAX)?;
             container.wait_unowned()?;
         }
@@ -177,6 +197,9 @@ struct Rm {
     /// Running ones too; one that does not exist is no error
     #[arg(short, long)]
     force: bool,
+    /// Their unnamed volumes too
+    #[arg(short, long)]
+    volumes: bool,
     /// Ask a running one to end, and kill it after so many seconds; without, it is killed at once
     #[arg(short, long, value_name = "SECONDS", value_parser = options::stop_timeout, allow_hyphen_values = true)]
     time: Option<u64>,
@@ -239,6 +262,10 @@ fn rm_parsed(arguments: &Rm) -> Result<i32> {
             None => Err(Error::new(Kind::Conflict, format!("container `{name}` is in use by another process"))),
             Some(owner) => container.again().and_then(|now| sweep::remove(now.as_ref().unwrap_or(container), owner)),
         };
+        let removed = removed.and_then(|()| match arguments.volumes {
+            true => volumes::remove_anonymous(container),
+            false => Ok(()),
+        });
         match removed {
             Ok(()) => drop(out(name)),
             Err(error) => code = code.max(tell("run", &error, exit::ENGINE)),
@@ -255,11 +282,82 @@ struct Wait {
     /// A container that does not exist is no error
     #[arg(long)]
     ignore: bool,
+    /// Until one of these is so: created, running, paused, stopping, stopped, exited, removing
+    #[arg(long, value_name = "CONDITION", value_parser = Condition::parse)]
+    condition: Vec<Condition>,
+    /// How often to look whether it is
+    #[arg(short, long, value_name = "TIME", value_parser = interval, default_value = "250ms", hide_default_value = true)]
+    interval: Duration,
     /// Containers by name or ID
     #[arg(value_name = "CONTAINER", required = true)]
     names: Vec<String>,
     #[command(flatten)]
     common: Common,
+}
+
+/// What can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    Created,
+    Running,
+    Paused,
+    Stopping,
+    Exited,
+    Removing,
+}
+
+impl Condition {
+    fn parse(text: &str) -> Result<Self> {
+        Ok(match text {
+            "configured" | "created" | "initialized" => Self::Created,
+            "running" => Self::Running,
+            "paused" => Self::Paused,
+            "stopping" => Self::Stopping,
+            "exited" | "stopped" => Self::Exited,
+            "removing" => Self::Removing,
+            _ => return Err(Error::new(Kind::Usage, "not a condition that can be waited for")),
+        })
+    }
+
+    /// Whether it holds for what is left of a container.
+    fn holds(self, container: Option<&Container>) -> bool {
+        let Some(container) = container else { return matches!(self, Self::Exited | Self::Removing) };
+        let paused = || container.record.cgroup.is_frozen();
+        match (self, container.phase()) {
+            (Self::Created, Phase::Created) | (Self::Stopping, Phase::Ending) | (Self::Exited, Phase::Exited(_)) => {
+                true
+            }
+            (Self::Running, Phase::Running) => !paused(),
+            (Self::Paused, Phase::Running) => paused(),
+            _ => false,
+        }
+    }
+}
+
+/// `250ms`, `2s`, or milliseconds.
+fn interval(text: &str) -> Result<Duration> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u64 = number.parse().map_err(|_| Error::new(Kind::Usage, "not a time such as 250ms"))?;
+    match unit {
+        "" | "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        _ => Err(Error::new(Kind::Usage, "not a time such as 250ms")),
+    }
+}
+
+/// Looks again and again until a condition holds; the exit code, or -1 where it has none.
+fn wait_for(container: &Container, conditions: &[Condition], interval: Duration) -> Result<i32> {
+    loop {
+        let now = container.again()?;
+        if conditions.iter().any(|condition| condition.holds(now.as_ref())) {
+            return Ok(match now.map(|now| now.phase()) {
+                Some(Phase::Exited(Some(code))) => code,
+                _ => -1,
+            });
+        }
+        std::thread::sleep(interval);
+    }
 }
 
 pub(super) fn wait(words: &[OsString]) -> i32 {
@@ -279,7 +377,11 @@ pub(super) fn wait(words: &[OsString]) -> i32 {
             }
             found => found?,
         };
-        out(&follow::exit_code(&container)?.to_string());
+        let code = match arguments.condition.is_empty() {
+            true => follow::exit_code(&container)?,
+            false => wait_for(&container, &arguments.condition, arguments.interval)?,
+        };
+        out(&code.to_string());
         Ok(())
     })
 }

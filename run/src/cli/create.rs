@@ -15,10 +15,10 @@ use crate::command::{self, CommandOptions};
 use crate::monitor;
 use crate::options::{MountRequest, RunOptions, Streams};
 use crate::prepare::{self, Caller, Prepared};
-use crate::session::{self, Attachment, Observer, Outcome};
+use crate::session::{Attachment, Observer, Outcome};
 use crate::state::{Containers, Owner, Phase};
 use crate::terminal::DetachKeys;
-use crate::{pull, seal, sweep};
+use crate::{pull, restart, seal, sweep, volumes};
 
 /// Makes a container of an image and runs it.
 #[derive(Parser)]
@@ -61,7 +61,7 @@ fn run_parsed(arguments: &Run) -> Result<i32> {
     let dir = prepared.container.dir.clone();
     let mut tail = Tail { caller: &caller, pidfile: flags.pidfile.clone(), dir };
     if detach {
-        monitor::start(prepared, &mut note)?;
+        monitor::start(&caller, prepared, &mut note)?;
         tail.started();
         return Ok(out(&id));
     }
@@ -78,9 +78,9 @@ fn attached(prepared: Prepared, keys: Option<DetachKeys>, proxy: bool, tail: &mu
     let outcome = match &attachment {
         Attachment::Foreground { keys: Some(_), .. } => {
             tail.started_later()?;
-            monitor::attend(prepared, attachment, &mut note)?
+            monitor::attend(tail.caller, prepared, attachment, &mut note)?
         }
-        _ => session::run(prepared, &attachment, tail)?,
+        _ => restart::run(tail.caller, prepared, &attachment, tail)?,
     };
     match outcome {
         Outcome::Ended(code) => Ok(code),
@@ -156,6 +156,11 @@ fn make(caller: &Caller, create: &CreateArguments, options: RunOptions) -> Resul
     let found = pull::image(&caller.store, name, flags.pull.into(), flags.platform.as_ref(), flags.quiet)?;
     let shown = found.name.map_or_else(|| name.to_owned(), |name| name.to_string());
     let platform = flags.platform.clone().unwrap_or_else(Platform::host);
+    let mut options = options;
+    for other in create.volumes_from() {
+        let theirs = volumes::taken_over(other, &caller.containers, &options.storage.mounts)?;
+        options.storage.mounts.extend(theirs);
+    }
     let prepared = prepare::new(caller, &shown, &found.descriptor, &platform, options)?;
     if let Some(path) = create.cidfile() {
         fs::write(path, &prepared.container.record.id).at("write", path)?;
@@ -251,7 +256,7 @@ pub(super) fn start(words: &[OsString]) -> i32 {
     }
     let code = for_each(&arguments.containers, |name| {
         if let Some(prepared) = start_one(&caller, name, false)? {
-            monitor::start(prepared, &mut note)?;
+            monitor::start(&caller, prepared, &mut note)?;
         }
         out(name);
         Ok(())
@@ -271,6 +276,7 @@ fn start_one(caller: &Caller, name: &str, interactive: bool) -> Result<Option<Pr
     })?;
     sweep::after(&container);
     owner.forget_status()?;
+    container.forget_stop()?;
     container.status = None;
     container.record.options.process.streams.interactive &=
         interactive || container.record.options.process.streams.terminal;

@@ -31,7 +31,6 @@ const ELSEWHERE: &[&str] = &[
     "disable-content-trust",
     "dns-option",
     "domainname",
-    "env-host",
     "env-merge",
     "expose",
     "gpus",
@@ -87,7 +86,6 @@ const ELSEWHERE: &[&str] = &[
     "read-only-tmpfs",
     "replace",
     "requires",
-    "restart",
     "retry",
     "retry-delay",
     "rmi",
@@ -107,7 +105,6 @@ const ELSEWHERE: &[&str] = &[
     "use-api-socket",
     "variant",
     "volume-driver",
-    "volumes-from",
 ];
 
 /// Whether `flag` (`--name` or `-n`) is one of those.

@@ -76,7 +76,9 @@ impl Filter {
         Ok(match key {
             "id" => Self::Id(value.to_owned()),
             "name" => Self::Name(value.to_owned()),
-            "status" if ["created", "running", "stopping", "exited"].contains(&value) => Self::Status(value.to_owned()),
+            "status" if ["created", "running", "paused", "stopping", "exited"].contains(&value) => {
+                Self::Status(value.to_owned())
+            }
             "label" => match value.split_once('=') {
                 Some((name, value)) => Self::Label(name.to_owned(), Some(value.to_owned())),
                 None => Self::Label(value.to_owned(), None),
@@ -92,7 +94,7 @@ impl Filter {
         match self {
             Self::Id(id) => record.id.starts_with(id.as_str()),
             Self::Name(name) => record.name.contains(name.as_str()),
-            Self::Status(word) => phase.word() == word,
+            Self::Status(wanted) => word(container, phase) == wanted,
             Self::Label(name, value) => record
                 .options
                 .labels
@@ -190,7 +192,7 @@ fn row(container: &Container, phase: Phase, whole: bool) -> Value {
         "CreatedAt": time::format(record.created.into()),
         "CreatedHuman": format!("{} ago", age_since(record.created)),
         "RunningFor": format!("{} ago", age_since(record.created)),
-        "State": phase.word(),
+        "State": word(container, phase),
         "Status": status(container, phase),
         "Ports": ports(&record.options.network.ports),
         "Names": record.name,
@@ -213,6 +215,7 @@ fn status(container: &Container, phase: Phase) -> String {
     match phase {
         Phase::Created => "Created".to_owned(),
         Phase::Ending => "Stopping".to_owned(),
+        Phase::Running if container.record.cgroup.is_frozen() => "Paused".to_owned(),
         Phase::Running => format!("Up {}", age_since(status.map_or(0, |status| status.started))),
         Phase::Exited(code) => match status.and_then(|status| status.finished.as_ref()) {
             Some(finished) => format!("Exited ({}) {} ago", finished.code, age_since(finished.at)),
@@ -227,11 +230,27 @@ fn ports(ports: &[PortMapping]) -> String {
         _ => format!("{first}-{}", first.saturating_add(count - 1)),
     };
     let one = |port: &PortMapping| {
-        let address = port.address.as_deref().unwrap_or("0.0.0.0");
-        let protocol = if port.protocol == Protocol::Udp { "udp" } else { "tcp" };
+        let (address, protocol) = words(port);
         format!("{address}:{}->{}/{protocol}", range(port.host, port.count), range(port.container, port.count))
     };
     ports.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn words(port: &PortMapping) -> (&str, &str) {
+    let protocol = if port.protocol == Protocol::Udp { "udp" } else { "tcp" };
+    (port.address.as_deref().unwrap_or("0.0.0.0"), protocol)
+}
+
+/// Each published port by itself: as the container has it, and as the host does.
+pub(super) fn ports_of(ports: &[PortMapping]) -> Vec<(String, String)> {
+    let each = ports.iter().flat_map(|port| {
+        let (address, protocol) = words(port);
+        (0..port.count).map(move |offset| {
+            let (inside, outside) = (port.container.saturating_add(offset), port.host.saturating_add(offset));
+            (format!("{inside}/{protocol}"), format!("{address}:{outside}"))
+        })
+    });
+    each.collect()
 }
 
 /// An element of `ps --format json`, with podman's names.
@@ -255,9 +274,17 @@ fn summary(container: &Container, phase: Phase) -> Value {
         "Pid": pid(container, phase),
         "Ports": ports(&record.options.network.ports),
         "StartedAt": container.status.as_ref().map_or(0, |status| status.started / 1_000_000_000),
-        "State": phase.word(),
+        "State": word(container, phase),
         "Status": status(container, phase),
     })
+}
+
+/// podman's word for where a container is in its life; being paused is the cgroup's to say.
+fn word(container: &Container, phase: Phase) -> &'static str {
+    match phase == Phase::Running && container.record.cgroup.is_frozen() {
+        true => "paused",
+        false => phase.word(),
+    }
 }
 
 fn exit_code(phase: Phase) -> i32 {
@@ -327,7 +354,8 @@ fn details(container: &Container) -> Value {
         "Path": container.command().first(),
         "Args": container.command().get(1..).unwrap_or_default(),
         "State": {
-            "Status": phase.word(),
+            "Status": word(container, phase),
+            "Paused": word(container, phase) == "paused",
             "Running": phase == Phase::Running,
             "Pid": pid(container, phase),
             "ExitCode": exit_code(phase),
@@ -339,6 +367,7 @@ fn details(container: &Container) -> Value {
         "ImageDigest": record.roots.images.first().map(|image| image.digest.to_string()),
         "ImageName": record.image,
         "LogPath": container.log_path(),
+        "RestartCount": status.map_or(0, |status| status.restarts),
         "Config": {
             "Cmd": container.command(),
             "Env": record.process.env(),
@@ -351,6 +380,7 @@ fn details(container: &Container) -> Value {
             "StopTimeout": options.stop.timeout,
         },
         "HostConfig": {
+            "RestartPolicy": {"Name": options.restart.words().0, "MaximumRetryCount": options.restart.words().1},
             "AutoRemove": options.remove == options::Removal::OnExit,
             "NetworkMode": network(&options.network.mode),
             "Privileged": options.isolation.privileged,
