@@ -5,7 +5,9 @@
 
 mod harness;
 
+mod attestations;
 mod bad_input;
+mod cache_keys;
 mod chroot;
 mod conformance_suite;
 mod control_groups;
@@ -28,6 +30,7 @@ mod layers_interop;
 mod lower_layers;
 mod namespaces;
 mod nested;
+mod reproducible;
 mod rootless;
 mod run_files;
 mod run_life;

@@ -2,6 +2,7 @@
 
 mod inputs;
 mod inspect;
+mod verify;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -100,7 +101,11 @@ pub fn build(
     for name in plans[0].unused_arguments() {
         progress.note(&format!("the build argument `{name}` is not asked for by any ARG"));
     }
-    let clamp = epoch(&plans[0], options)?;
+    let epoch = epoch(&plans[0], options)?;
+    if epoch.is_none() && options.rewrite_timestamp == Some(true) {
+        progress.note("rewrite-timestamp has no time to write: SOURCE_DATE_EPOCH is not set");
+    }
+    let clamp = epoch.filter(|_| options.rewrite_timestamp != Some(false));
     let mut images = HashMap::new();
     for plan in &plans {
         find_images(store, plan, options, progress, cancel, &mut images)?;
@@ -121,10 +126,12 @@ pub fn build(
         foreign::check(graph, &file.source)?;
     }
     let settings = Settings { secrets: &options.secrets, agents: &options.agents, steps: &options.steps };
-    let engine = Engine {
+    let ahead = output::Ahead::new(options);
+    let mut engine = Engine {
         store,
         records: Records::open(store)?,
         shared: Shared::open(store, &options.cache_from, &options.registry, progress)?,
+        mounts: Mutex::default(),
         used: Mutex::default(),
         progress,
         source: &file.source,
@@ -133,19 +140,37 @@ pub fn build(
         runner: Runner::new(store, server, host, settings)?,
         plain: (options.isolation == Isolation::Chroot).then(Trees::default),
         fetcher,
-        clock: Clock { now: crate::time::now(), clamp },
+        clock: Clock { now: crate::time::now(), epoch, clamp },
         backend: options.backend.backend(),
         no_cache: &options.no_cache,
+        ahead: Mutex::default(),
+        delivered: graphs.iter().flat_map(graph::chain).collect(),
+        keeps: true,
+        explain: options.explain,
         cancel,
         slots: schedule::slots(options.jobs),
         flights: schedule::flights(),
     };
-    let results = carry_out_all(&engine, &graphs);
+    let results = std::thread::scope(|scope| {
+        if let Some(ahead) = &ahead {
+            let (sender, layers) = std::sync::mpsc::channel();
+            *engine.ahead.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(sender);
+            scope.spawn(move || ahead.work(store, &layers, cancel));
+        }
+        let results = carry_out_all(&engine, &graphs);
+        // What was begun is finished before the outputs ask for it.
+        drop(engine.ahead.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
+        results
+    });
     for context in engine.contexts.values() {
         // Only speed is lost where this fails.
         let _ = context.stats.save();
     }
-    let mut built = finish(&engine, &graphs, results?, options)?;
+    let results = results?;
+    if options.verify {
+        verify::again(&mut engine, &graphs)?;
+    }
+    let mut built = finish(&engine, &graphs, results, options)?;
     built.warnings = inspect::warnings(&file, &warnings);
     Ok(Outcome::Built(Box::new(built)))
 }
@@ -185,9 +210,11 @@ fn finish(engine: &Engine<'_>, graphs: &[Graph], results: Vec<StageResult>, opti
     }
     let built = output::deliver(engine, &made, options)?;
     let chains: Vec<usize> = graphs.iter().flat_map(graph::chain).collect();
+    let mounts = engine.mounts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let mounts: Vec<_> = mounts.into_iter().collect();
     for to in &options.cache_to {
         let used = engine.used_by((!to.max).then_some(&chains[..]));
-        if let Err(error) = cache::export(engine.store, to, &used, &options.registry, engine.progress) {
+        if let Err(error) = cache::export(engine.store, to, &used, &mounts, &options.registry, engine.progress) {
             // The image is there; the next build is slower, that is all.
             engine.progress.note(&format!("a cache was not written: {}", error.chain()));
         }

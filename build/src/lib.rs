@@ -11,8 +11,10 @@
 //! anything names it. Nothing is mounted outside this process's own mount namespace. Secrets are in no layer, key,
 //! record or log.
 
+pub mod attest;
 pub mod cache;
 pub mod cli;
+mod compare;
 pub mod dockerfile;
 mod engine;
 mod exec;

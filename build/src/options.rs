@@ -7,6 +7,7 @@ use layerfs::reference::Reference;
 
 use run::options::RunOptions;
 
+use crate::attest::Provenance;
 use crate::cache::{CachePlace, CacheTo};
 use crate::dockerfile::remote::Remote;
 use crate::graph;
@@ -68,6 +69,16 @@ pub struct BuildOptions {
     pub progress: Style,
     /// `SOURCE_DATE_EPOCH`, in seconds since 1970.
     pub epoch: Option<i64>,
+    /// Whether files of the new layers are dated by it too; `None` where nothing was said: they are.
+    pub rewrite_timestamp: Option<bool>,
+    /// `--explain`: a step that is not found in the cache says why.
+    pub explain: bool,
+    /// `--verify`: everything is built a second time, and has to come out the same.
+    pub verify: bool,
+    /// `--sbom`: the packages of the image are listed beside it.
+    pub sbom: bool,
+    /// `--provenance`: what it was built from is told beside it.
+    pub provenance: Option<Provenance>,
     /// How registries are spoken to.
     pub registry: copy::Options,
     /// Limits, devices, capabilities and mounts of `RUN` steps.
@@ -108,6 +119,11 @@ impl BuildOptions {
             metadata_file: None,
             progress: Style::Plain,
             epoch: None,
+            rewrite_timestamp: None,
+            explain: false,
+            verify: false,
+            sbom: false,
+            provenance: None,
             registry: copy::Options::default(),
             steps: RunOptions::default(),
             isolation: Isolation::Auto,
@@ -156,6 +172,8 @@ pub enum Level {
     Manifest,
     /// The index of several platforms.
     Index,
+    /// What the index of several platforms says of each manifest.
+    ManifestDescriptor,
 }
 
 /// What is told of a Dockerfile instead of building it.

@@ -13,13 +13,13 @@ use layerfs::archive::{Compression, Compressor, decompress, write_chunked};
 use layerfs::digest::{Algorithm, DiffId, Digest, Hashed};
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::oci::{Descriptor, Document, ImageConfig, Manifest, media_type};
-use layerfs::progress::{Event, Progress};
+use layerfs::progress::{Event, Progress, Silent};
 use layerfs::store::Store;
 
 use crate::execute::Ids;
 use crate::inventory::{Entry, Inventory};
 use crate::stream::{Chunks, FromRead, Skip, ToRead, Verified};
-use crate::transport::store::limits;
+use crate::transport::store::{StoreSource, limits};
 use crate::transport::{Source, read_document, scratch_file};
 
 /// Which layers are compressed anew.
@@ -180,6 +180,24 @@ fn entry_of(document: Document) -> Entry {
         Document::Index(index) => index.to_bytes(),
     };
     Entry { descriptor: Descriptor::of(document.media_type(), &bytes), bytes, document: Some(document) }
+}
+
+/// Compresses one layer of the store before anybody asks for it: whoever copies its image later finds it done.
+///
+/// # Errors
+/// The layer is not there or damaged, or the store cannot be written.
+pub fn compress_layer(
+    store: &Store,
+    layer: &Descriptor,
+    diff_id: DiffId,
+    compression: Compression,
+) -> Result<Descriptor> {
+    if form(&layer.media_type) == Some(kind(compression)) {
+        return Ok(layer.clone());
+    }
+    let source = StoreSource::new(store, layer)?;
+    let mut converted = Converted { inner: &source, store: Some(store), made: HashMap::new() };
+    compress(&mut converted, layer, diff_id, compression, &Silent, &Ids::default())
 }
 
 /// Replaces layers by their compressed forms; whether any was.

@@ -120,7 +120,7 @@ impl Execution<'_> {
     }
 
     /// Moves one blob; a connection that breaks in the middle is worth another attempt.
-    fn put(&self, blob: &Descriptor, from: Option<&str>) -> Result<Sent> {
+    pub(crate) fn put(&self, blob: &Descriptor, from: Option<&str>) -> Result<Sent> {
         let id = self.ids.next();
         let kind = if media_type::is_config(&blob.media_type) { "config" } else { "blob" };
         let label = format!("{kind} {}", blob.digest.short());

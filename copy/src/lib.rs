@@ -40,7 +40,7 @@ mod transport;
 mod work;
 
 pub use companions::Companions;
-pub use convert::{Changes, Format, Recompress};
+pub use convert::{Changes, Format, Recompress, compress_layer};
 pub use execute::Moved;
 pub use inventory::{Entry, Inventory, Platforms};
 pub use location::{Location, Place, Selector};
@@ -49,4 +49,4 @@ pub use policy::Policy;
 pub use read::{Opened, Reader};
 pub use registries::Registries;
 pub use registry::web::{Fetched, Validators, fetch};
-pub use transfer::{Options, Pushed, Side, Transferred, locate, pull, push, transfer};
+pub use transfer::{Options, Pushed, Side, Transferred, locate, pull, push, push_blob, push_untagged, transfer};

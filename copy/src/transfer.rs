@@ -10,7 +10,7 @@ use layerfs::digest::Digest;
 use layerfs::error::{Error, Kind, Result};
 use layerfs::layer::unpack_image;
 use layerfs::oci::{Descriptor, Platform};
-use layerfs::progress::{Event, Progress};
+use layerfs::progress::{Event, Progress, Silent};
 use layerfs::reference::Reference;
 use layerfs::store::{Image, Store};
 
@@ -301,9 +301,50 @@ pub fn push(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Pushed> {
+    push_to(store, source, name.clone().or_latest(), options, progress)
+}
+
+/// The same without a tag: the image can be had there by its digest alone.
+///
+/// # Errors
+/// As for [`transfer`].
+pub fn push_untagged(
+    store: &Store,
+    source: &Descriptor,
+    name: &Reference,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Pushed> {
+    push_to(store, source, name.repository().parse()?, options, progress)
+}
+
+/// Copies one blob of the store to the repository of `name`, unless it is there: what an image needs that is pushed
+/// later.
+///
+/// # Errors
+/// As for [`transfer`].
+pub fn push_blob(store: &Store, blob: &Descriptor, name: &Reference, options: &Options) -> Result<()> {
+    let reach = Reach::new(options, &Silent)?;
+    let from = StoreSource::new(store, blob)?;
+    let sink = reach.sink(&Location::Registry(name.repository().parse()?), None)?;
+    if sink.existing(std::slice::from_ref(blob))? == [true] {
+        return Ok(());
+    }
+    let (source, ids) = (&from, Ids::default());
+    let retries = options.retries;
+    Execution { source, sink: &*sink, progress: &Silent, ids: &ids, parallel: 1, retries }.put(blob, None).map(drop)
+}
+
+fn push_to(
+    store: &Store,
+    source: &Descriptor,
+    name: Reference,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Pushed> {
     let reach = Reach::new(options, progress)?;
     let from = StoreSource::new(store, source)?;
-    let sink = reach.sink(&Location::Registry(name.clone().or_latest()), None)?;
+    let sink = reach.sink(&Location::Registry(name), None)?;
     let recompress = options.recompress.unwrap_or(Recompress::Plain(Compression::GZIP));
     let changes = Changes { recompress, format: options.format };
     let platforms = match &options.platforms {

@@ -21,17 +21,24 @@ impl fmt::Display for Key {
     }
 }
 
+/// Longest value that is written down as it is, in bytes; of others the digest is.
+const SHOWN_MAX: usize = 200;
+
+/// What a key was made of, in order: a name and a value, or its digest where it is long.
+pub type Inputs = Vec<(String, String)>;
+
 /// Collects what a key depends on. Every value carries its name and length, so that no two lists of values are the
 /// same bytes.
 #[derive(Clone, Debug)]
 pub struct KeyBuilder {
     hasher: Hasher,
+    inputs: Inputs,
 }
 
 impl KeyBuilder {
     /// A key for a kind of step. The kind names the version of what it does: a change of behaviour changes it.
     pub fn new(kind: &str) -> Self {
-        let builder = Self { hasher: Hasher::new(Algorithm::Sha256) };
+        let builder = Self { hasher: Hasher::new(Algorithm::Sha256), inputs: Vec::new() };
         builder.with("kind", kind)
     }
 
@@ -39,22 +46,29 @@ impl KeyBuilder {
     #[must_use]
     pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         let value = value.as_ref();
+        let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= SHOWN_MAX);
+        self.inputs.push((name.to_owned(), text.map_or_else(|| Digest::of(value).to_string(), str::to_owned)));
+        self.hash(name, value);
+        self
+    }
+
+    fn hash(&mut self, name: &str, value: &[u8]) {
         for bytes in [name.as_bytes(), value] {
             self.hasher.update(&(bytes.len() as u64).to_le_bytes());
             self.hasher.update(bytes);
         }
-        self
     }
 
     /// Adds a list; its length counts.
     #[must_use]
     pub fn with_all<T: AsRef<[u8]>>(self, name: &str, values: impl IntoIterator<Item = T>) -> Self {
         let mut count = 0_u64;
-        let builder = values.into_iter().fold(self, |builder, value| {
+        let mut builder = values.into_iter().fold(self, |builder, value| {
             count += 1;
             builder.with(name, value)
         });
-        builder.with(name, count.to_string())
+        builder.hash(name, count.to_string().as_bytes());
+        builder
     }
 
     /// Adds a stack of layers by what they contain.
@@ -65,7 +79,12 @@ impl KeyBuilder {
 
     /// The key.
     pub fn finish(self) -> Key {
-        Key(self.hasher.finish())
+        self.finish_with_inputs().0
+    }
+
+    /// The key, and what it was made of.
+    pub fn finish_with_inputs(self) -> (Key, Inputs) {
+        (Key(self.hasher.finish()), self.inputs)
     }
 }
 

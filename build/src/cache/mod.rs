@@ -6,13 +6,16 @@
 //! found under its key in `cache/steps/`, one small file each, renamed into place; builds at the same time need no lock
 //! to share them, and a later one replaces an earlier one's.
 
+pub(crate) mod explain;
 mod key;
 mod record;
 mod shared;
+mod travel;
 mod upkeep;
 
-pub use key::{Key, KeyBuilder};
-pub use record::{Layer, Outcome, Records};
+pub use key::{Inputs, Key, KeyBuilder};
+pub use record::{About, Layer, Outcome, Records};
 pub use shared::{CachePlace, CacheTo};
 pub(crate) use shared::{DOCUMENT_KEY, Shared, Used, export, inline};
+pub use travel::Mounts;
 pub use upkeep::{Kept, list, prune};

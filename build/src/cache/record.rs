@@ -11,7 +11,7 @@ use layerfs::store::format::Roots;
 use layerfs::store::{Store, TempDir};
 use serde::{Deserialize, Serialize};
 
-use super::Key;
+use super::{Inputs, Key};
 
 /// What a step yielded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,21 @@ struct Record {
     layer: Option<Layer>,
     created: String,
     title: String,
+    /// What the key was made of, for whoever asks why another was not found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    inputs: Inputs,
     roots: Roots,
+}
+
+/// What is written down of a step besides its result.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct About<'a> {
+    /// For people who look into the cache.
+    pub title: &'a str,
+    /// What the key was made of.
+    pub inputs: &'a [(String, String)],
+    /// The stack that the layer was made on and needs to be of use.
+    pub below: &'a [DiffId],
 }
 
 /// The records of a store.
@@ -46,6 +60,7 @@ pub struct Records<'a> {
     store: &'a Store,
     steps: PathBuf,
     trees: PathBuf,
+    marks: PathBuf,
     /// Where records are born.
     nursery: TempDir,
 }
@@ -56,11 +71,12 @@ impl<'a> Records<'a> {
     /// # Errors
     /// The store cannot be written.
     pub fn open(store: &'a Store) -> Result<Self> {
-        let (steps, trees) = (store.cache_dir().join("steps"), store.cache_dir().join("trees"));
-        for folder in [&steps, &trees] {
+        let folder = |name: &str| store.cache_dir().join(name);
+        let (steps, trees, marks) = (folder("steps"), folder("trees"), folder("marks"));
+        for folder in [&steps, &trees, &marks] {
             fs::create_dir_all(folder).at("create", folder)?;
         }
-        Ok(Self { store, steps, trees, nursery: store.new_temp_dir()? })
+        Ok(Self { store, steps, trees, marks, nursery: store.new_temp_dir()? })
     }
 
     /// What a step of this key yielded before. A record that is damaged, or whose layer is gone, is none.
@@ -81,20 +97,61 @@ impl<'a> Records<'a> {
         Ok(Some(Outcome { layer: record.layer, created: record.created }))
     }
 
-    /// Records what a step yielded. `title` is for people who look into the cache; `below` is the stack that the
-    /// layer was made on and needs to be of use.
+    /// Records what a step yielded.
     ///
     /// # Errors
     /// The record cannot be written.
-    pub fn keep(&self, key: &Key, outcome: &Outcome, title: &str, below: &[DiffId]) -> Result<()> {
-        let chain = below.iter().copied().chain(outcome.layer.map(|layer| layer.diff_id)).collect();
+    pub fn keep(&self, key: &Key, outcome: &Outcome, about: About<'_>) -> Result<()> {
+        let chain = about.below.iter().copied().chain(outcome.layer.map(|layer| layer.diff_id)).collect();
         let record = Record {
             layer: outcome.layer,
             created: outcome.created.clone(),
-            title: title.to_owned(),
+            title: about.title.to_owned(),
+            inputs: about.inputs.to_vec(),
             roots: Roots { chains: vec![chain], ..Roots::default() },
         };
         self.place(&self.steps.join(format!("{}.json", key.name())), &canonical_json(&record))
+    }
+
+    /// Of the results of steps with this title the one whose inputs are most like `inputs`, the newest of equals. Reads
+    /// all records: for those who ask for an explanation.
+    ///
+    /// # Errors
+    /// The records cannot be listed.
+    pub fn nearest(&self, title: &str, inputs: &Inputs) -> Result<Option<(Inputs, Outcome)>> {
+        let mut best: Option<(usize, Record)> = None;
+        for entry in fs::read_dir(&self.steps).at("read", &self.steps)? {
+            let path = entry.at("read", &self.steps)?.path();
+            let record = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+            let Some(record) = record.filter(|record| record.title == title && !record.inputs.is_empty()) else {
+                continue;
+            };
+            let distance = super::explain::differences(&record.inputs, inputs).len();
+            let better = best.as_ref().is_none_or(|(least, known)| {
+                distance < *least || (distance == *least && record.created > known.created)
+            });
+            if better {
+                best = Some((distance, record));
+            }
+        }
+        Ok(best.map(|(_, record)| {
+            let there = |layer: &Layer| self.store.blob_size(&layer.diff_id.0) == Some(layer.size);
+            (record.inputs, Outcome { layer: record.layer.filter(there), created: record.created })
+        }))
+    }
+
+    /// Notes that there is a result for a step like this. The key is one without the layers below.
+    ///
+    /// # Errors
+    /// The note cannot be written.
+    pub fn mark(&self, key: &Key) -> Result<()> {
+        let path = self.marks.join(key.name());
+        fs::File::create(&path).map(drop).at("create", path)
+    }
+
+    /// Whether there may be a result for a step like this; where not, there is none on whatever layers.
+    pub fn is_marked(&self, key: &Key) -> bool {
+        self.marks.join(key.name()).exists()
     }
 
     /// A digest of files that was taken before of a tree that never changes.
@@ -134,7 +191,7 @@ mod tests {
         let outcome = Outcome { layer: Some(layer), created: "2020-01-01T00:00:00Z".to_owned() };
         let key = KeyBuilder::new("x").finish();
         assert_eq!(records.find(&key).expect("readable"), None);
-        records.keep(&key, &outcome, "RUN x", &[]).expect("kept");
+        records.keep(&key, &outcome, About { title: "RUN x", ..About::default() }).expect("kept");
         assert_eq!(records.find(&key).expect("readable"), Some(outcome.clone()));
         assert_eq!(store.gc().expect("collected").blobs, 0, "a record keeps its layer");
 

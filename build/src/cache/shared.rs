@@ -23,6 +23,7 @@ use layerfs::store::Store;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::travel::{self, Mounts};
 use super::{Key, Layer, Outcome};
 use crate::progress::{End, Progress, Stream};
 
@@ -53,6 +54,8 @@ pub struct CacheTo {
     pub max: bool,
     /// How layers are compressed.
     pub compression: Option<Recompress>,
+    /// Cache mounts that go along.
+    pub mounts: Mounts,
 }
 
 /// A result as it is written down in a configuration.
@@ -69,6 +72,8 @@ struct Entry {
 pub(crate) struct Used {
     /// The stage's index.
     pub(crate) stage: usize,
+    /// The step's title.
+    pub(crate) title: String,
     /// Its key.
     pub(crate) key: Key,
     /// What it is.
@@ -87,14 +92,18 @@ impl CachePlace {
 
     /// Where a result is.
     fn entry(&self, key: &Key) -> Result<Option<Location>> {
-        let short = &key.name()[..40];
+        self.labelled(&key.name()[..40])
+    }
+
+    /// Where the part of this name is.
+    pub(super) fn labelled(&self, label: &str) -> Result<Option<Location>> {
         Ok(match self {
             Self::Registry(name) => {
                 let name = name.clone().or_latest();
-                let tag = format!("{}-{short}", name.tag().unwrap_or(FOLDER_TAG));
+                let tag = format!("{}-{label}", name.tag().unwrap_or(FOLDER_TAG));
                 Some(Location::Registry(name.with_tag(&tag)?))
             }
-            Self::Folder(path) => Some(layout(path, &format!("{FOLDER_TAG}-{short}"))),
+            Self::Folder(path) => Some(layout(path, &format!("{FOLDER_TAG}-{label}"))),
             Self::Inline => None,
         })
     }
@@ -152,6 +161,11 @@ impl<'a> Shared<'a> {
         Ok(Self { store, reader, progress, sources })
     }
 
+    /// Whether there is no place to look into.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sources.is_empty()
+    }
+
     /// A result of this key, its layer fetched.
     pub(crate) fn find(&self, key: &Key) -> Option<Outcome> {
         self.sources.iter().find_map(|source| match self.find_in(source, key) {
@@ -165,6 +179,34 @@ impl<'a> Shared<'a> {
                 None
             }
         })
+    }
+
+    /// Lays down in `folder`, which is empty, what a cache has of the mount `id`; whether any has it.
+    pub(crate) fn fill_mount(&self, id: &str, folder: &std::path::Path) -> bool {
+        let take = |source: &Source| -> Result<()> {
+            let none = || Error::new(Kind::NotFound, "a cache inline has no mounts");
+            let location = source.place.labelled(&travel::label(id))?.ok_or_else(none)?;
+            travel::unpack(self.store, &self.reader.open(&location)?, id, folder)
+        };
+        for source in &self.sources {
+            match take(source) {
+                Ok(()) => return true,
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) => {
+                    self.progress.note(&format!("a cache's mount `{id}` is passed over: {}", error.chain()));
+                    // What arrived of it is no cache.
+                    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                        let _ = if is_dir {
+                            std::fs::remove_dir_all(entry.path())
+                        } else {
+                            std::fs::remove_file(entry.path())
+                        };
+                    }
+                }
+            }
+        }
+        false
     }
 
     fn find_in(&self, source: &Source, key: &Key) -> Result<Option<Outcome>> {
@@ -249,6 +291,7 @@ pub(crate) fn export(
     store: &Store,
     to: &CacheTo,
     used: &[Used],
+    mounts: &[(String, PathBuf)],
     options: &copy::Options,
     progress: &Progress,
 ) -> Result<()> {
@@ -257,7 +300,9 @@ pub(crate) fn export(
     let options = copy::Options { recompress: to.compression, ..options.clone() };
     let written = write_all(store, to, used, &options).and_then(|()| {
         let manifest = put_image(store, None, true)?;
-        send(store, &manifest, &mark, &options)
+        send(store, &manifest, &mark, &options)?;
+        let note = |text: String| progress.log(id, Stream::Out, format!("{text}\n").as_bytes());
+        travel::export(store, to, mounts, &options, &note)
     });
     let end = written.as_ref().map_or_else(|error| End::Failed(error.chain()), |()| End::Done);
     progress.log(id, Stream::Out, format!("{} results\n", used.len()).as_bytes());
@@ -305,7 +350,7 @@ fn put_image(store: &Store, used: Option<&Used>, keyed: bool) -> Result<Descript
     Ok(Descriptor::of(media_type::OCI_MANIFEST, &bytes))
 }
 
-fn send(store: &Store, manifest: &Descriptor, to: &Location, options: &copy::Options) -> Result<()> {
+pub(super) fn send(store: &Store, manifest: &Descriptor, to: &Location, options: &copy::Options) -> Result<()> {
     if let Location::Registry(name) = to {
         return copy::push(store, manifest, name, options, &Silent).map(drop);
     }

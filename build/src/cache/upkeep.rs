@@ -55,7 +55,7 @@ pub fn prune(store: &Store, age: Option<Duration>) -> Result<(u64, Reclaimed)> {
     };
     let cache = store.cache_dir();
     let mut results = 0;
-    for folder in ["steps", "trees", "web"] {
+    for folder in ["steps", "marks", "trees", "web"] {
         for path in files(&cache.join(folder))?.into_iter().filter(|path| old(path)) {
             remove(&path)?;
             results += u64::from(folder == "steps");
@@ -97,7 +97,7 @@ fn remove(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{KeyBuilder, Layer, Outcome, Records};
+    use super::super::{About, KeyBuilder, Layer, Outcome, Records};
     use super::*;
     use layerfs::digest::DiffId;
 
@@ -111,7 +111,9 @@ mod tests {
             created: "2020-01-01T00:00:00Z".to_owned(),
         };
         let records = Records::open(&store).expect("records");
-        records.keep(&KeyBuilder::new("x").finish(), &outcome, "RUN x", &[]).expect("kept");
+        records
+            .keep(&KeyBuilder::new("x").finish(), &outcome, About { title: "RUN x", ..About::default() })
+            .expect("kept");
         drop(records);
         let kept = list(&store).expect("listed");
         assert_eq!((kept.len(), kept[0].title.as_str(), kept[0].bytes), (1, "RUN x", 5));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use layerfs::error::{Error, Kind, Result};
 
 use super::{output, values};
-use crate::cache::{CachePlace, CacheTo};
+use crate::cache::{CachePlace, CacheTo, Mounts};
 
 type Fields = Vec<(String, String)>;
 
@@ -21,6 +21,7 @@ pub(super) fn to(text: &str) -> Result<CacheTo> {
         "ref",
         "dest",
         "mode",
+        "mounts",
         "compression",
         "compression-level",
         "force-compression",
@@ -42,7 +43,17 @@ pub(super) fn to(text: &str) -> Result<CacheTo> {
     // Nothing that goes wrong with a cache fails a build, so this says nothing new; but it has to make sense.
     values::boolean("--cache-to: ignore-error", get(&fields, "ignore-error"))?;
     let compression = output::compression(get(&fields, "compression"), get(&fields, "compression-level"))?;
-    Ok(CacheTo { place, max, compression })
+    let named = || fields.iter().filter(|(key, _)| key == "mounts").map(|(_, value)| value.clone());
+    let mounts = match get(&fields, "mounts") {
+        None | Some("false" | "none") => Mounts::None,
+        Some("" | "true" | "all") => Mounts::All,
+        Some(_) => Mounts::Named(named().collect()),
+    };
+    if mounts != Mounts::None && !place.holds_mounts() {
+        return Err(Error::new(Kind::Usage, format!("--cache-to {text}: an image holds no cache mounts"))
+            .hint("type=registry and type=local do"));
+    }
+    Ok(CacheTo { place, max, compression, mounts })
 }
 
 fn get<'a>(fields: &'a Fields, key: &str) -> Option<&'a str> {

@@ -95,7 +95,8 @@ pub(super) struct Flags {
     /// A cache to look into: type=registry,ref=NAME | type=local,src=FOLDER, or NAME
     #[arg(long, value_name = "SPEC")]
     pub(super) cache_from: Vec<String>,
-    /// A cache to write: type=registry,ref=NAME | type=local,dest=FOLDER | type=inline, with mode=min|max
+    /// A cache to write: type=registry,ref=NAME | type=local,dest=FOLDER | type=inline, with mode=min|max, and
+    /// mounts=all|ID for cache mounts
     #[arg(long, value_name = "SPEC")]
     pub(super) cache_to: Vec<String>,
     /// Tell of the Dockerfile instead of building: check, outline or targets, with ,format=json
@@ -200,6 +201,24 @@ pub(super) struct Flags {
     /// No time in the image is later than this, in seconds since 1970
     #[arg(long, visible_alias = "timestamp", value_name = "SECONDS")]
     pub(super) source_date_epoch: Option<i64>,
+    /// Whether that holds for files too, and not for the image's documents alone [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) rewrite_timestamp: Option<String>,
+    /// Say of each step that is not in the cache which of its inputs changed
+    #[arg(long)]
+    pub(super) explain: bool,
+    /// Build everything twice, and fail with the paths that differ
+    #[arg(long)]
+    pub(super) verify: bool,
+    /// List the image's packages (SPDX) beside it in the registry, or in the exported folder
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) sbom: Option<String>,
+    /// Tell beside the image what it was built from (SLSA): mode=min, or mode=max with arguments and Dockerfile
+    #[arg(long, value_name = "SPEC", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) provenance: Option<String>,
+    /// The same as --sbom or --provenance: type=sbom, or type=provenance,mode=max
+    #[arg(long, value_name = "SPEC")]
+    pub(super) attest: Vec<String>,
     /// The ignore file [default: FILE.dockerignore, PATH/.containerignore, PATH/.dockerignore]
     #[arg(long, value_name = "FILE")]
     pub(super) ignorefile: Option<PathBuf>,
@@ -224,8 +243,6 @@ pub(super) struct Flags {
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     layers: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    rewrite_timestamp: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     identity_label: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     disable_content_trust: Option<String>,
@@ -235,10 +252,6 @@ pub(super) struct Flags {
     retry_delay: Option<String>,
     #[arg(short = 'D', long, hide = true)]
     debug: bool,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(super) provenance: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(super) sbom: Option<String>,
     #[arg(long, hide = true)]
     compress: bool,
 }

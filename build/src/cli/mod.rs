@@ -21,7 +21,7 @@ use crate::graph;
 use crate::options::{
     Annotation, BuildOptions, Call, DockerfileSource, Form, Isolation, NoCache, Pull, Secret, default_jobs,
 };
-use crate::output::Output;
+use crate::output::{Output, Packing, Push};
 use crate::progress::Style;
 pub use cache_verbs::CacheCommand;
 use flags::Flags;
@@ -164,13 +164,22 @@ fn convert(flags: Flags, surroundings: &Surroundings<'_>) -> Result<Invocation> 
         env: image_variables(&flags, &env)?,
         unset: flags.unsetenv.clone(),
     };
-    let mut outputs = flags.output.iter().map(|word| output::parse(word)).collect::<Result<Vec<_>>>()?;
+    let outputs = flags.output.iter().map(|word| output::parse(word)).collect::<Result<Vec<_>>>()?;
+    let rewrite = flags.rewrite_timestamp.as_deref();
+    let rewrite = rewrite.map(|text| values::boolean("--rewrite-timestamp", Some(text))).transpose()?;
+    let rewrite_timestamp = outputs.iter().find_map(|(_, rewrite)| *rewrite).or(rewrite);
+    let mut outputs: Vec<Output> = outputs.into_iter().map(|(output, _)| output).collect();
     if flags.push && !outputs.iter().any(|output| matches!(output, Output::Image { .. })) {
-        outputs.push(Output::Image { names: Vec::new(), push: true, compression: None });
+        outputs.push(Output::Image {
+            names: Vec::new(),
+            push: Push::Named,
+            canonical: false,
+            packing: Packing::default(),
+        });
     }
     // An image that is named is wanted in the store, wherever else it goes.
     if flags.load || (!outputs.is_empty() && !flags.tag.is_empty() && !stays_out(&outputs)) {
-        outputs.insert(0, Output::Image { names: Vec::new(), push: false, compression: None });
+        outputs.insert(0, Output::store());
     }
     let read = |path: &Path| (surroundings.read)(path);
     let secrets: Vec<Secret> =
@@ -196,10 +205,16 @@ fn convert(flags: Flags, surroundings: &Surroundings<'_>) -> Result<Invocation> 
             );
         }
     };
-    for (flag, value) in [("provenance", &flags.provenance), ("sbom", &flags.sbom)] {
-        if value.as_deref().is_some_and(|value| !matches!(value, "false" | "0" | "disabled=true")) {
-            return Err(Error::new(Kind::Usage, format!("--{flag} is not built yet"))
-                .hint(format!("nothing of the kind is made unless asked for; --{flag}=false says the same")));
+    let (sbom, provenance) = values::attestations(&flags)?;
+    if sbom || provenance.is_some() {
+        let told = |output: &Output| match output {
+            Output::Image { push, .. } => *push != Push::No,
+            Output::Local { .. } => true,
+            _ => false,
+        };
+        if !outputs.iter().any(told) {
+            return Err(Error::new(Kind::Usage, "an SBOM or provenance refers to an image in a registry")
+                .hint("add --push, or -o FOLDER to have it as a file"));
         }
     }
     let call = match (&flags.call, flags.check) {
@@ -233,6 +248,11 @@ fn convert(flags: Flags, surroundings: &Surroundings<'_>) -> Result<Invocation> 
         metadata_file: flags.metadata_file.clone(),
         progress: style(&flags, surroundings)?,
         epoch,
+        rewrite_timestamp,
+        explain: flags.explain,
+        verify: flags.verify,
+        sbom,
+        provenance,
         registry,
         steps: values::steps(&flags)?,
         isolation: isolation(flags.isolation.as_deref())?,

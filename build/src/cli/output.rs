@@ -2,79 +2,68 @@
 
 use std::path::PathBuf;
 
-use copy::Recompress;
+use copy::{Format, Recompress};
 use layerfs::archive::Compression;
 use layerfs::error::{Error, Kind, Result};
 
 use super::values;
-use crate::output::{Destination, Output};
+use crate::options::{Annotation, Level};
+use crate::output::{Destination, Output, Packing, Push};
 
-/// Reads `type=…,dest=…`, or a folder, or `-` for a tar archive on standard output.
-pub(super) fn parse(text: &str) -> Result<Output> {
+/// Reads `type=…,dest=…`, or a folder, or `-` for a tar archive on standard output. The second value is what it says
+/// of the times of files, which are the same for all outputs.
+pub(super) fn parse(text: &str) -> Result<(Output, Option<bool>)> {
     if text == "-" {
-        return Ok(Output::Tar { destination: Destination::Stdout });
+        return Ok((Output::Tar { destination: Destination::Stdout }, None));
     }
     if !text.contains('=') {
-        return Ok(Output::Local { folder: PathBuf::from(text) });
+        return Ok((Output::Local { folder: PathBuf::from(text) }, None));
     }
     let fields = values::fields("--output", text)?;
     let get = |key: &str| fields.iter().rev().find(|(known, _)| known == key).map(|(_, value)| value.as_str());
+    let flag = |key: &str| values::boolean(&format!("--output: {key}"), get(key));
     let kind = get("type").ok_or_else(|| invalid(text, "has no type").hint(TYPES))?;
-    let known: &[&str] = match kind {
-        "image" | "registry" => &[
-            "type",
-            "name",
-            "push",
-            "compression",
-            "compression-level",
-            "force-compression",
-            "rewrite-timestamp",
-            "store",
-            "unpack",
-            "oci-mediatypes",
-        ],
-        "oci" => &[
-            "type",
-            "dest",
-            "tar",
-            "name",
-            "compression",
-            "compression-level",
-            "force-compression",
-            "rewrite-timestamp",
-            "oci-mediatypes",
-        ],
-        "docker" => &["type", "dest", "name"],
-        "tar" | "local" => &["type", "dest"],
-        "cacheonly" => &["type"],
-        other => return Err(invalid(text, &format!("has the unknown type `{other}`")).hint(TYPES)),
-    };
-    if let Some((key, _)) = fields.iter().find(|(key, _)| !known.contains(&key.as_str())) {
+    let known = keys(kind).ok_or_else(|| invalid(text, &format!("has the unknown type `{kind}`")).hint(TYPES))?;
+    let is_known =
+        |key: &str| known.contains(&key) || (known.contains(&"annotation.") && key.starts_with("annotation"));
+    if let Some((key, _)) = fields.iter().find(|(key, _)| !is_known(key)) {
         return Err(Error::new(Kind::Usage, format!("--output type={kind}: the key `{key}` is not built yet")));
     }
-    if get("oci-mediatypes") == Some("false") {
-        return Err(Error::new(Kind::Usage, "--output: oci-mediatypes=false is not built yet"));
+    let mut packing =
+        Packing { compression: compression(get("compression"), get("compression-level"))?, ..Packing::default() };
+    if get("oci-mediatypes").is_some() && !flag("oci-mediatypes")? {
+        packing.format = Some(Format::Docker);
     }
-    let mut compression = compression(get("compression"), get("compression-level"))?;
-    if let (true, Some(Recompress::Plain(form))) =
-        (values::boolean("force-compression", get("force-compression"))?, compression)
-    {
-        compression = Some(Recompress::All(form));
+    if flag("force-compression")? {
+        packing.compression = match packing.compression {
+            None => Some(Recompress::All(Compression::GZIP)),
+            Some(Recompress::Plain(form)) => Some(Recompress::All(form)),
+            // All layers, those of the base image too, as they are when they are unpacked.
+            Some(_) => Some(Recompress::All(Compression::None)),
+        };
+    }
+    for (key, value) in fields.iter().filter(|(key, _)| key.starts_with("annotation")) {
+        packing.annotations.push(annotation(key, value)?);
     }
     let destination = |what: &str| match get("dest") {
         Some("-") => Ok(Destination::Stdout),
         Some(path) => Ok(Destination::Path(PathBuf::from(path))),
         None => Err(invalid(text, &format!("does not say where: add dest={what}"))),
     };
-    Ok(match kind {
+    let output = match kind {
         "image" | "registry" => {
             let names = get("name").map_or("", |names| names).split(',').filter(|name| !name.is_empty());
             let names = names.map(values::tag).collect::<Result<_>>()?;
-            Output::Image { names, push: kind == "registry" || values::boolean("push", get("push"))?, compression }
+            let push = match (flag("push-by-digest")?, kind == "registry" || flag("push")?) {
+                (true, _) => Push::ByDigest,
+                (false, true) => Push::Named,
+                (false, false) => Push::No,
+            };
+            Output::Image { names, push, canonical: flag("name-canonical")?, packing }
         }
         "oci" => {
-            let folder = get("tar") == Some("false");
-            Output::Oci { destination: destination(if folder { "FOLDER" } else { "FILE" })?, folder, compression }
+            let folder = get("tar").is_some() && !flag("tar")?;
+            Output::Oci { destination: destination(if folder { "FOLDER" } else { "FILE" })?, folder, packing }
         }
         "docker" => Output::Docker { destination: destination("FILE")? },
         "tar" => Output::Tar { destination: destination("FILE")? },
@@ -83,7 +72,64 @@ pub(super) fn parse(text: &str) -> Result<Output> {
             Destination::Stdout => return Err(invalid(text, "cannot write a folder to standard output")),
         },
         _ => Output::CacheOnly,
+    };
+    let rewrite = get("rewrite-timestamp").map(|_| flag("rewrite-timestamp")).transpose()?;
+    Ok((output, rewrite))
+}
+
+/// The keys of a type; `None` for what is no type. `annotation.` stands for all that begin so.
+fn keys(kind: &str) -> Option<&'static [&'static str]> {
+    Some(match kind {
+        "image" | "registry" => &[
+            "annotation.",
+            "compression",
+            "compression-level",
+            "force-compression",
+            "name",
+            "name-canonical",
+            "oci-mediatypes",
+            "push",
+            "push-by-digest",
+            "rewrite-timestamp",
+            "store",
+            "type",
+            "unpack",
+        ],
+        "oci" => &[
+            "annotation.",
+            "compression",
+            "compression-level",
+            "dest",
+            "force-compression",
+            "name",
+            "oci-mediatypes",
+            "rewrite-timestamp",
+            "tar",
+            "type",
+        ],
+        "docker" => &["dest", "name", "rewrite-timestamp", "type"],
+        "tar" | "local" => &["dest", "type"],
+        "cacheonly" => &["type"],
+        _ => return None,
     })
+}
+
+/// `annotation.KEY`, `annotation-index.KEY`, `annotation-manifest-descriptor.KEY`.
+fn annotation(key: &str, value: &str) -> Result<Annotation> {
+    let (level, name) = key.split_once('.').unwrap_or((key, ""));
+    let level = match level {
+        "annotation" | "annotation-manifest" => Level::Manifest,
+        "annotation-index" => Level::Index,
+        "annotation-manifest-descriptor" => Level::ManifestDescriptor,
+        other => {
+            return Err(Error::new(Kind::Usage, format!("--output: the key `{other}.…` is not built yet"))
+                .hint("annotations go to manifest, index and manifest-descriptor, of all platforms"));
+        }
+    };
+    match name.is_empty() {
+        true => Err(Error::new(Kind::Usage, format!("--output: `{key}` names no annotation"))),
+        false => Ok(Annotation { level, key: name.to_owned(), value: value.to_owned() }),
+    }
 }
 
 const TYPES: &str = "there are image, registry, oci, docker, tar, local and cacheonly";
@@ -121,22 +167,40 @@ mod tests {
         for (text, expected) in [
             ("out", Output::Local { folder: PathBuf::from("out") }),
             ("-", Output::Tar { destination: Destination::Stdout }),
-            ("type=oci,dest=x.tar", Output::Oci { destination: path("x.tar"), folder: false, compression: None }),
-            ("type=oci,tar=false,dest=x", Output::Oci { destination: path("x"), folder: true, compression: None }),
+            (
+                "type=oci,dest=x.tar",
+                Output::Oci { destination: path("x.tar"), folder: false, packing: Packing::default() },
+            ),
+            (
+                "type=oci,tar=false,dest=x",
+                Output::Oci { destination: path("x"), folder: true, packing: Packing::default() },
+            ),
             ("type=docker,dest=-", Output::Docker { destination: Destination::Stdout }),
             ("type=cacheonly", Output::CacheOnly),
         ] {
-            assert_eq!(parse(text).expect(text), expected);
+            assert_eq!(parse(text).expect(text), (expected, None));
         }
-        let Output::Image { names, push: true, .. } = parse("type=image,\"name=a/b,c\",push=true").expect("valid")
-        else {
-            panic!("an image to push");
+        let image = |text: &str| match parse(text).expect(text).0 {
+            Output::Image { names, push, canonical, packing } => (names.len(), push, canonical, packing),
+            other => panic!("{other:?}"),
         };
-        assert_eq!(names.len(), 2);
+        assert_eq!(image("type=image,\"name=a/b,c\",push=true"), (2, Push::Named, false, Packing::default()));
+        assert_eq!(image("type=image,push-by-digest=true,name-canonical").1, Push::ByDigest);
+        let packing = image("type=image,oci-mediatypes=false,force-compression=true,annotation.A.b=c").3;
+        assert_eq!(
+            (packing.format, packing.compression),
+            (Some(Format::Docker), Some(Recompress::All(Compression::GZIP)))
+        );
+        assert_eq!(packing.annotations, [Annotation { level: Level::Manifest, key: "A.b".into(), value: "c".into() }]);
+        assert_eq!(parse("type=oci,dest=x,rewrite-timestamp=false").expect("valid").1, Some(false));
         for (text, expected) in [
             ("dest=x", "--output dest=x has no type"),
             ("type=oci", "--output type=oci does not say where: add dest=FILE"),
             ("type=floppy,dest=a", "--output type=floppy,dest=a has the unknown type `floppy`"),
+            (
+                "type=oci,dest=a,annotation[linux/amd64].x=y",
+                "--output: the key `annotation[linux/amd64].…` is not built yet",
+            ),
             ("type=local,dest=a,mode=copy", "--output type=local: the key `mode` is not built yet"),
         ] {
             assert_eq!(parse(text).expect_err(text).to_string(), expected);

@@ -5,9 +5,8 @@ use std::ffi::OsString;
 use layerfs::error::{Error, Kind, Result};
 
 /// Flags without a word of advice, sorted.
-const NOT_YET: [&str; 28] = [
+const NOT_YET: [&str; 27] = [
     "all-platforms",
-    "attest",
     "blkio-weight",
     "cache-ttl",
     "cgroup-parent",
@@ -57,7 +56,6 @@ pub(super) fn check(words: &[OsString]) -> Result<()> {
 
 fn hint(flag: &str) -> Option<&'static str> {
     Some(match flag {
-        "attest" => "nothing of the kind is made unless asked for",
         "cgroup-parent" => "the steps' groups lie below this process's own",
         "userns" | "pid" | "ipc" | "uts" | "cgroupns" => "steps have namespaces of their own",
         _ => return None,

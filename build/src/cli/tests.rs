@@ -2,6 +2,7 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::cache::CachePlace;
+use crate::output::Push;
 
 fn command(words: &str, env: &[(&str, &str)]) -> Result<Invocation> {
     let env: HashMap<String, OsString> =
@@ -62,7 +63,7 @@ fn where_the_result_goes() {
     let kinds = |words: &str| {
         let outputs = valid(words).options.outputs;
         let kind = |output: &Output| match output {
-            Output::Image { push: true, .. } => "push",
+            Output::Image { push: Push::Named, .. } => "push",
             Output::Image { .. } => "image",
             Output::Oci { .. } => "oci",
             Output::Docker { .. } => "docker",
@@ -173,7 +174,8 @@ fn limits_and_platforms() {
 fn what_is_not_known_is_named() {
     for (words, expected) in [
         ("build --policy p .", "--policy is not built yet"),
-        ("build --provenance=true .", "--provenance is not built yet"),
+        ("build --provenance=mode=most .", "--provenance mode=most is not built yet"),
+        ("build --sbom .", "an SBOM or provenance refers to an image in a registry"),
         ("build --call nothing .", "--call nothing is not known"),
         ("build --memory lots .", "--memory lots: "),
         ("build --build-context a=ftp://b .", "`ftp://b` is not a context"),

@@ -10,6 +10,7 @@ use layerfs::reference::Reference;
 use run::options::{self, RunOptions};
 
 use super::flags::Flags;
+use crate::attest::Provenance;
 use crate::dockerfile;
 use crate::dockerfile::remote::{self, Remote};
 use crate::graph::NamedContext;
@@ -23,7 +24,10 @@ pub(super) fn fields(flag: &str, text: &str) -> Result<Vec<(String, String)>> {
         .map_err(|problem| Error::new(Kind::Usage, format!("{flag} {text} is not a list: {problem}")))?;
     let pair = |field: &String| {
         let (key, value) = field.split_once('=').unwrap_or((field, ""));
-        (key.trim().to_ascii_lowercase(), value.to_owned())
+        // What follows the first dot is a name of the user's own.
+        let (own, name) = key.trim().split_once('.').map_or((key.trim(), None), |(own, name)| (own, Some(name)));
+        let name = name.map(|name| format!(".{name}")).unwrap_or_default();
+        (format!("{}{name}", own.to_ascii_lowercase()), value.to_owned())
     };
     Ok(list.iter().map(pair).collect())
 }
@@ -99,9 +103,10 @@ pub(super) fn annotation(text: &str) -> Result<Vec<Annotation>> {
         let level = match kind {
             "manifest" => Level::Manifest,
             "index" => Level::Index,
+            "manifest-descriptor" => Level::ManifestDescriptor,
             _ => {
                 return Err(Error::new(Kind::Usage, format!("--annotation {kind}: is not built yet"))
-                    .hint("annotations go to the manifest or to the index"));
+                    .hint("annotations go to manifest, index and manifest-descriptor"));
             }
         };
         Ok(Annotation { level, key: key.to_owned(), value: value.clone() })
@@ -347,6 +352,50 @@ pub(super) fn agent(text: &str, env: Env<'_>) -> Result<(String, PathBuf)> {
             .hint("load the key into an agent: ssh-add FILE"));
     }
     Ok((id.to_owned(), path))
+}
+
+/// `--sbom`, `--provenance` and `--attest`: whether packages are listed, and what is told of the build.
+pub(super) fn attestations(flags: &Flags) -> Result<(bool, Option<Provenance>)> {
+    let (mut sbom, mut provenance) = (false, None);
+    let spelled = |kind: &str, text: &Option<String>| text.as_ref().map(|text| (kind.to_owned(), text.clone()));
+    let mut asked: Vec<(String, String)> = Vec::new();
+    for text in &flags.attest {
+        let list = fields("--attest", text)?;
+        let kind = list.iter().find(|(key, _)| key == "type").map(|(_, value)| value.clone());
+        let kind = kind.ok_or_else(|| {
+            Error::new(Kind::Usage, format!("--attest {text} has no type")).hint("there are sbom and provenance")
+        })?;
+        let rest: Vec<String> =
+            list.iter().filter(|(key, _)| key != "type").map(|(key, value)| format!("{key}={value}")).collect();
+        asked.push((kind, rest.join(",")));
+    }
+    asked.extend(spelled("sbom", &flags.sbom));
+    asked.extend(spelled("provenance", &flags.provenance));
+    for (kind, text) in asked {
+        let mut wanted = Some(Provenance::Min);
+        for (key, value) in fields(&format!("--{kind}"), &text)? {
+            match (key.as_str(), value.as_str()) {
+                ("" | "true" | "1", "") | ("disabled", "false" | "0") => {}
+                ("false" | "0", "") | ("disabled", "" | "true" | "1") => wanted = None,
+                ("mode", "min") if kind == "provenance" => wanted = Some(Provenance::Min),
+                ("mode", "max") if kind == "provenance" => wanted = Some(Provenance::Max),
+                ("version", "v1") if kind == "provenance" => {}
+                _ => {
+                    return Err(Error::new(Kind::Usage, format!("--{kind} {text} is not built yet"))
+                        .hint("there are --sbom, and --provenance with mode=min or mode=max (SLSA v1)"));
+                }
+            }
+        }
+        match kind.as_str() {
+            "sbom" => sbom = wanted.is_some(),
+            "provenance" => provenance = wanted,
+            other => {
+                return Err(Error::new(Kind::Usage, format!("--attest type={other} is not known"))
+                    .hint("there are sbom and provenance"));
+            }
+        }
+    }
+    Ok((sbom, provenance))
 }
 
 /// A number of bytes with a unit.

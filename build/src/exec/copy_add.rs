@@ -27,7 +27,9 @@ use output::{Output, Style};
 pub(crate) struct Clock {
     /// Now, in seconds since 1970.
     pub(crate) now: i64,
-    /// No time is later than this (`SOURCE_DATE_EPOCH`).
+    /// `SOURCE_DATE_EPOCH`: when everything was made.
+    pub(crate) epoch: Option<i64>,
+    /// No file's time is later than this; the epoch, unless `rewrite-timestamp=false` leaves files their own.
     pub(crate) clamp: Option<i64>,
 }
 
@@ -38,7 +40,21 @@ impl Clock {
 
     /// The time of what is made now.
     fn stamp(&self) -> i64 {
-        self.limit(self.now)
+        self.epoch.map_or(self.now, |epoch| epoch.min(self.now))
+    }
+
+    /// When a step was done, as the history has it.
+    pub(crate) fn created(&self) -> i64 {
+        self.epoch.unwrap_or_else(crate::time::now)
+    }
+
+    /// What of it changes what a step yields.
+    pub(crate) fn describe(&self) -> String {
+        match (self.epoch, self.clamp) {
+            (None, _) => String::new(),
+            (Some(epoch), Some(_)) => epoch.to_string(),
+            (Some(epoch), None) => format!("{epoch} files-keep-theirs"),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use layerfs::error::{Context, Error, Kind, Result};
-use layerfs::layer::{DiffOptions, MergedView, commit_upper, prepare_upper};
+use layerfs::layer::{DiffOptions, MergedView, commit_upper, prepare_upper, settle_upper};
 use layerfs::mount::MountPlan;
 use layerfs::oci::{ImageConfig, Platform};
 use layerfs::store::{Store, TempDir};
@@ -32,7 +32,7 @@ use crate::cache::{KeyBuilder, Layer};
 use crate::graph::{Run, Variables};
 use crate::options::Secret;
 use crate::progress::{Progress, StepId, Stream};
-use crate::schedule::{Engine, Origins, Stack};
+use crate::schedule::{Below, Changes, Engine, Origins};
 
 pub(crate) use mounts::{Made, Resolved, resolve_mounts};
 use network::Networks;
@@ -137,7 +137,32 @@ pub(crate) fn parts(
     Ok(Parts { files, made, namespace: connection.namespace })
 }
 
-/// Runs the step; gives its layer, or `None` where it changed nothing.
+/// What a step left.
+pub(crate) enum Left {
+    /// A layer, or `None` where it changed nothing.
+    Layer(Option<Layer>),
+    /// Changes that are no layer yet.
+    Changes(Changes),
+}
+
+impl Left {
+    /// The layer, made of the changes where it is none yet.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub(crate) fn layer(self, engine: &Engine<'_>) -> Result<Option<Layer>> {
+        match self {
+            Self::Layer(layer) => Ok(layer),
+            Self::Changes(changes) => {
+                let options = DiffOptions { clamp_mtime: engine.clock.clamp, ..DiffOptions::default() };
+                let committed = commit_upper(engine.store, &changes.upper, &options)?;
+                Ok((!committed.empty).then_some(Layer { diff_id: committed.diff_id, size: committed.blob.size }))
+            }
+        }
+    }
+}
+
+/// Runs the step; gives what it left, ready to be stacked on.
 ///
 /// # Errors
 /// `Kind::Exit` with the program's own code; or the container could not be set up.
@@ -145,15 +170,15 @@ pub(crate) fn run(
     engine: &Engine<'_>,
     run: &Run,
     mounts: &[Resolved],
-    stack: &Stack,
+    below: Below<'_>,
     origins: &Origins<'_>,
     step: StepId,
-) -> Result<Option<Layer>> {
+) -> Result<Left> {
     if let Some(trees) = &engine.plain {
-        return super::chroot::run(engine, trees, run, mounts, stack, origins, step);
+        return super::chroot::run(engine, trees, run, mounts, below.stack(), origins, step).map(Left::Layer);
     }
     let (store, runner) = (engine.store, &engine.runner);
-    let lowers = stack.lowers(store)?;
+    let lowers = below.lowers(store)?;
     let view = MergedView::new(&lowers.dirs);
     let dir = store.new_temp_dir()?;
     let upper = prepare_upper(&lowers, dir.path())?;
@@ -199,8 +224,10 @@ pub(crate) fn run(
     engine.cancel.check()?;
     stubs::remove(&upper_dir, &view, &targets)?;
     let options = DiffOptions { clamp_mtime: engine.clock.clamp, ..DiffOptions::default() };
-    let committed = commit_upper(store, &upper_dir, &options)?;
-    Ok((!committed.empty).then_some(Layer { diff_id: committed.diff_id, size: committed.blob.size }))
+    Ok(match settle_upper(&upper_dir, &options)? {
+        true => Left::Changes(Changes { upper: upper_dir, dir }),
+        false => Left::Layer(None),
+    })
 }
 
 /// The variables of a step: its own and no others but `HOME`. What tells a container from a machine would end up in

@@ -5,7 +5,7 @@ use layerfs::error::Result;
 use layerfs::oci::{Descriptor, ImageConfig, Manifest, media_type};
 use serde_json::Map;
 
-use crate::cache::{self, CachePlace, DOCUMENT_KEY, KeyBuilder, Outcome};
+use crate::cache::{self, About, CachePlace, DOCUMENT_KEY, KeyBuilder, Outcome};
 use crate::graph::Graph;
 use crate::options::{BuildOptions, Level};
 use crate::schedule::{Engine, StageResult};
@@ -62,7 +62,7 @@ pub(crate) fn assemble(
 /// When the image was made: what an earlier build of the very same image stated, else now. So a build that finds
 /// everything in the cache makes the same bytes.
 fn created(engine: &Engine<'_>, config: &ImageConfig, history: &[(String, Option<Outcome>)]) -> Result<String> {
-    if let Some(epoch) = engine.clock.clamp {
+    if let Some(epoch) = engine.clock.epoch {
         return Ok(rfc3339(epoch));
     }
     let lines = history.iter().map(|(created_by, outcome)| format!("{created_by} {outcome:?}"));
@@ -71,7 +71,7 @@ fn created(engine: &Engine<'_>, config: &ImageConfig, history: &[(String, Option
         return Ok(known.created);
     }
     let outcome = Outcome { layer: None, created: rfc3339(crate::time::now()) };
-    engine.records.keep(&key, &outcome, "image", &[])?;
+    engine.records.keep(&key, &outcome, About { title: "image", ..About::default() })?;
     Ok(outcome.created)
 }
 

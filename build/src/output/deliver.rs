@@ -12,7 +12,9 @@ use layerfs::oci::{Descriptor, Index, media_type};
 use layerfs::reference::Reference;
 use serde_json::json;
 
-use super::{Destination, Output, local};
+use super::annotate::annotate;
+use super::{Destination, Output, Packing, Push, local};
+use crate::attest::{self, Statement};
 use crate::engine::{Built, Made};
 use crate::files::Tree;
 use crate::options::{BuildOptions, Level};
@@ -32,11 +34,12 @@ pub(crate) fn deliver(engine: &Engine<'_>, made: &[Made], options: &BuildOptions
         }
     };
     let outputs = match &options.outputs[..] {
-        [] => vec![Output::Image { names: Vec::new(), push: false, compression: None }],
+        [] => vec![Output::store()],
         given => given.to_vec(),
     };
     let mut built = Built { id, manifest: manifest.clone(), pushed: Vec::new(), warnings: String::new() };
-    let delivery = Delivery { engine, id, manifest, made, options };
+    let statements = attest::statements(engine, made, options)?;
+    let delivery = Delivery { engine, id, manifest, made, options, statements };
     for output in &outputs {
         let id = engine.progress.start(&title(output));
         match delivery.one(output, id) {
@@ -97,24 +100,30 @@ struct Delivery<'a> {
     manifest: Descriptor,
     made: &'a [Made],
     options: &'a BuildOptions,
+    /// What goes beside the image.
+    statements: Vec<Statement>,
 }
 
 impl Delivery<'_> {
     /// Carries one output out; gives what was pushed.
     fn one(&self, output: &Output, step: StepId) -> Result<Vec<(String, Descriptor)>> {
         match output {
-            Output::Image { names, push, compression } => {
+            Output::Image { names, push, canonical, packing } => {
                 let names: Vec<Reference> = self.options.tags.iter().chain(names).cloned().collect();
-                self.name(&names, step)?;
-                if *push || self.options.push {
-                    return self.push(&names, *compression, step);
+                let root = annotate(self.engine.store, &self.manifest, &packing.annotations)?;
+                self.name(&names, &root, *canonical, step)?;
+                let push = if self.options.push && *push == Push::No { Push::Named } else { *push };
+                if push != Push::No {
+                    return self.push(&names, &root, push, packing, step);
                 }
             }
-            Output::Oci { destination, folder, compression } => {
+            Output::Oci { destination, folder, packing } => {
                 let location = |place| if *folder { Location::Layout(place) } else { Location::LayoutArchive(place) };
-                self.archive(destination, *compression, location, step)?;
+                self.archive(destination, packing, location, step)?;
             }
-            Output::Docker { destination } => self.archive(destination, None, Location::DockerArchive, step)?,
+            Output::Docker { destination } => {
+                self.archive(destination, &Packing::default(), Location::DockerArchive, step)?;
+            }
             Output::Tar { destination } => self.tar(destination)?,
             Output::Local { folder } => self.local(folder)?,
             Output::CacheOnly => {}
@@ -123,15 +132,16 @@ impl Delivery<'_> {
     }
 
     /// Names the image in the store; one that has no name gets one by its digest, so that it can be found by its id.
-    fn name(&self, names: &[Reference], step: StepId) -> Result<()> {
+    fn name(&self, names: &[Reference], root: &Descriptor, canonical: bool, step: StepId) -> Result<()> {
         let store = self.engine.store;
         let log = |text: String| self.engine.progress.log(step, crate::progress::Stream::Out, text.as_bytes());
         log(format!("writing image {}\n", self.id));
         if names.is_empty() {
-            return store.tag(&untagged(&self.manifest)?, &self.manifest);
+            return store.tag(&untagged(root)?, root);
         }
-        for name in names {
-            store.tag(name, &self.manifest)?;
+        let with_digest = names.iter().filter(|_| canonical).map(|name| name.clone().with_digest(root.digest));
+        for name in names.iter().cloned().chain(with_digest) {
+            store.tag(&name, root)?;
             log(format!("naming to {name}\n"));
         }
         Ok(())
@@ -140,28 +150,39 @@ impl Delivery<'_> {
     fn push(
         &self,
         names: &[Reference],
-        compression: Option<copy::Recompress>,
+        root: &Descriptor,
+        push: Push,
+        packing: &Packing,
         step: StepId,
     ) -> Result<Vec<(String, Descriptor)>> {
         if names.is_empty() {
             return Err(Error::new(Kind::Usage, "there is no name to push the image to").hint("give it one with -t"));
         }
-        let options = copy::Options { recompress: compression, ..self.options.registry.clone() };
+        let options = self.copying(packing);
         let reporter = Reporter::new(self.engine.progress, step);
         let mut pushed = Vec::new();
         for name in names {
-            let done = copy::push(self.engine.store, &self.manifest, name, &options, &reporter)?;
+            let done = match push {
+                Push::ByDigest => copy::push_untagged(self.engine.store, root, name, &options, &reporter)?,
+                _ => copy::push(self.engine.store, root, name, &options, &reporter)?,
+            };
             let text = format!("pushed {name}@{}\n", done.root.digest);
             self.engine.progress.log(step, crate::progress::Stream::Out, text.as_bytes());
+            attest::send(self.engine, &self.statements, &done.root, name, &options)?;
             pushed.push((name.to_string(), done.root));
         }
         Ok(pushed)
     }
 
+    fn copying(&self, packing: &Packing) -> copy::Options {
+        let format = packing.format.or(self.options.registry.format);
+        copy::Options { recompress: packing.compression, format, ..self.options.registry.clone() }
+    }
+
     fn archive(
         &self,
         destination: &Destination,
-        compression: Option<copy::Recompress>,
+        packing: &Packing,
         location: impl Fn(Place) -> Location,
         step: StepId,
     ) -> Result<()> {
@@ -173,11 +194,12 @@ impl Delivery<'_> {
         };
         let name = self.options.tags.first();
         let image = name.map_or(Selector::Only, |name| Selector::Named(name.to_string()));
-        let options = copy::Options { recompress: compression, ..self.options.registry.clone() };
+        let options = self.copying(packing);
+        let root = annotate(store, &self.manifest, &packing.annotations)?;
         // `copy` finds an image of the store by its name; this one may have none.
-        let own = untagged(&self.manifest)?;
+        let own = untagged(&root)?;
         let tagged = store.resolve(&own)?.is_some();
-        store.tag(&own, &self.manifest)?;
+        store.tag(&own, &root)?;
         let source = Location::Store(own.to_string());
         let reporter = Reporter::new(self.engine.progress, step);
         let place = location(Place { path: path.clone(), image });
@@ -196,13 +218,13 @@ impl Delivery<'_> {
 
     /// The files in a folder; of several platforms in a folder for each.
     fn local(&self, folder: &Path) -> Result<()> {
-        if let [one] = self.made {
-            return local::export(&self.tree(&one.result)?, folder);
-        }
-        self.made.iter().try_for_each(|made| {
+        let several = self.made.len() > 1;
+        for made in self.made {
             let name = made.platform.to_string().replace('/', "_");
-            local::export(&self.tree(&made.result)?, &folder.join(name))
-        })
+            let folder = if several { folder.join(name) } else { folder.to_owned() };
+            local::export(&self.tree(&made.result)?, &folder)?;
+        }
+        attest::write(&self.statements, self.manifest.digest, folder, several)
     }
 
     fn tar(&self, destination: &Destination) -> Result<()> {
@@ -228,7 +250,13 @@ impl Delivery<'_> {
 
 /// The index of several platforms' manifests.
 fn index(engine: &Engine<'_>, made: &[Made], options: &BuildOptions) -> Result<Descriptor> {
-    let one = |made: &Made| Descriptor { platform: Some(made.platform.clone()), ..made.image.manifest.clone() };
+    let one = |made: &Made| {
+        let mut child = Descriptor { platform: Some(made.platform.clone()), ..made.image.manifest.clone() };
+        for annotation in options.annotations.iter().filter(|one| one.level == Level::ManifestDescriptor) {
+            child.annotations.insert(annotation.key.clone(), annotation.value.as_str().into());
+        }
+        child
+    };
     let mut index = Index::new(made.iter().map(one).collect());
     for annotation in options.annotations.iter().filter(|one| one.level == Level::Index) {
         index.annotations.insert(annotation.key.clone(), annotation.value.as_str().into());

@@ -5,7 +5,10 @@
 //! told. A layer becomes part of the store before its record does, so a build that is killed at any point leaves only
 //! whole results, and the next build begins where it ended.
 
+mod beside;
+mod copying;
 mod once;
+mod pending;
 mod stack;
 mod stage;
 
@@ -15,11 +18,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use layerfs::error::{Error, Kind, Result};
-use layerfs::layer::MergedView;
 use layerfs::store::{Image, Store};
 use run::step::Server;
 
-use crate::cache::{Key, Outcome, Records, Shared, Used};
+use crate::cache::{Key, Layer, Outcome, Records, Shared, Used};
 use crate::dockerfile::source::Source;
 use crate::exec::chroot::Trees;
 use crate::exec::copy_add::Clock;
@@ -30,6 +32,7 @@ use crate::graph::{BaseImage, Graph, Origin};
 use crate::options::NoCache;
 use crate::progress::Progress;
 use once::{Flights, Promise, Slots};
+pub(crate) use pending::{Below, Changes};
 pub(crate) use stack::Stack;
 
 /// What a stage became.
@@ -47,6 +50,8 @@ pub(crate) struct Engine<'a> {
     pub(crate) records: Records<'a>,
     /// What others built.
     pub(crate) shared: Shared<'a>,
+    /// The cache mounts that this build used: id and folder.
+    pub(crate) mounts: Mutex<std::collections::BTreeMap<String, std::path::PathBuf>>,
     /// What this build made and found, for those who are to have it.
     pub(crate) used: Mutex<Vec<Used>>,
     pub(crate) progress: &'a Progress,
@@ -63,6 +68,13 @@ pub(crate) struct Engine<'a> {
     /// Who unites layers.
     pub(crate) backend: layerfs::mount::Backend,
     pub(crate) no_cache: &'a NoCache,
+    /// Who compresses layers, and sends them, before the build is done; and the stages whose layers are wanted.
+    pub(crate) ahead: Mutex<Option<std::sync::mpsc::Sender<Layer>>>,
+    pub(crate) delivered: Vec<usize>,
+    /// Results are recorded for later builds.
+    pub(crate) keeps: bool,
+    /// Steps that are not found say why.
+    pub(crate) explain: bool,
     pub(crate) cancel: &'a Cancel,
     pub(crate) slots: Slots,
     pub(crate) flights: Flights<Key, Outcome>,
@@ -138,6 +150,22 @@ impl Engine<'_> {
             backend: self.backend.clone(),
         };
         Ok(Tree::of_mount(label, layerfs::mount::mount_layers(&plan)?))
+    }
+
+    /// Notes a result for those who are to have it.
+    fn note_used(&self, stage: usize, title: String, key: Key, outcome: &Outcome) {
+        let used = Used { stage, title, key, outcome: outcome.clone() };
+        self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(used);
+    }
+
+    /// Hands a layer of the image on to where it is wanted.
+    fn send_ahead(&self, stage: usize, layer: Layer) {
+        if self.delivered.contains(&stage)
+            && let Some(sender) = &*self.ahead.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        {
+            // Whoever is gone will not miss it.
+            let _ = sender.send(layer);
+        }
     }
 
     /// The results of these stages, or of all, each once, in the order they were there.
@@ -252,10 +280,5 @@ impl<'a> Origins<'a> {
     /// The files of layers, there for as long as the tree lives.
     pub(crate) fn mount(&self, origin: &Origin, stack: &Stack) -> Result<Tree> {
         self.engine.tree(self.label(origin), stack)
-    }
-
-    /// A stage's own files so far.
-    pub(crate) fn view(&self, stack: &Stack) -> Result<MergedView> {
-        stack.view(self.engine.store)
     }
 }

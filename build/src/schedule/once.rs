@@ -115,6 +115,13 @@ impl Slots {
         *free -= 1;
         Slot(self)
     }
+
+    /// A place, if one is free.
+    pub(crate) fn try_take(&self) -> Option<Slot<'_>> {
+        let mut free = lock(&self.free);
+        *free = free.checked_sub(1)?;
+        Some(Slot(self))
+    }
 }
 
 /// A place, given back when dropped.

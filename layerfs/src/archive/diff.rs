@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -32,6 +32,8 @@ pub struct DiffOptions {
     pub without: BTreeSet<Vec<u8>>,
     /// The user namespace that owners are to be ids of, in this process's ids; `None` for its own.
     pub owners: Option<Mapping>,
+    /// Times keep their nanoseconds: for archives that are no layers.
+    pub exact_times: bool,
     /// Changes the folder itself to what the archive says: times in whole seconds and clamped, overlayfs's
     /// bookkeeping attributes gone.
     pub normalise: bool,
@@ -61,6 +63,21 @@ pub fn diff<W: Write>(root: &Path, out: W, options: &DiffOptions) -> Result<(W, 
         walk.normalise(root, &metadata)?;
     }
     Ok((walk.out.finish()?, walk.written))
+}
+
+/// Does to the folder what [`diff`] does with `normalise`, and writes nothing. Whether it holds any change.
+///
+/// # Errors
+/// Those of [`diff`], but for what only reading files shows.
+pub fn settle(root: &Path, options: &DiffOptions) -> Result<bool> {
+    let options = DiffOptions { normalise: true, ..options.clone() };
+    let mut walk =
+        Walk { options: &options, out: TarWriter::new(io::sink()), links: HashMap::new(), written: Written::default() };
+    let whiteouts = attributes(root)?.xattr_whiteouts;
+    walk.settle(root, whiteouts)?;
+    let metadata = fs::symlink_metadata(root).at("look at", root)?;
+    walk.normalise(root, &metadata)?;
+    Ok(walk.written.entries > 0)
 }
 
 struct Walk<'a, W: Write> {
@@ -165,6 +182,29 @@ impl<W: Write> Walk<'_, W> {
         self.tidy(place, metadata, &attributes)
     }
 
+    /// What [`Self::tidy`] does, in the whole folder. Files with several names are tidied once for each: that they have
+    /// them is no concern here.
+    fn settle(&mut self, dir: &Path, xattr_whiteouts: bool) -> Result<()> {
+        for entry in fs::read_dir(dir).at("read", dir)? {
+            let place = entry.at("read", dir)?.path();
+            let metadata = fs::symlink_metadata(&place).at("look at", &place)?;
+            if is_whiteout(&place, &metadata, xattr_whiteouts)? {
+                self.written.entries += 1;
+                continue;
+            }
+            if kind(&metadata).is_none() {
+                continue;
+            }
+            self.written.entries += 1;
+            let attributes = attributes(&place).at("pack", &place)?;
+            if metadata.is_dir() {
+                self.settle(&place, attributes.xattr_whiteouts)?;
+            }
+            self.tidy(&place, &metadata, &attributes).at("pack", &place)?;
+        }
+        Ok(())
+    }
+
     fn describe(&self, path: Vec<u8>, kind: EntryKind, metadata: &Metadata, attributes: &Attributes) -> Result<Entry> {
         let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
         let (uid, gid) = self.owner(metadata)?;
@@ -196,7 +236,8 @@ impl<W: Write> Walk<'_, W> {
 
     fn time(&self, metadata: &Metadata) -> Time {
         let seconds = self.options.clamp_mtime.map_or(metadata.mtime(), |latest| metadata.mtime().min(latest));
-        Time { seconds, nanos: 0 }
+        let nanos = if self.options.exact_times && seconds == metadata.mtime() { metadata.mtime_nsec() } else { 0 };
+        Time { seconds, nanos: u32::try_from(nanos).unwrap_or(0) }
     }
 
     fn marker(&mut self, path: &[u8]) -> Result<()> {

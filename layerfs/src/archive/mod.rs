@@ -26,7 +26,7 @@ pub mod write;
 pub use apply::{Applied, ApplyOptions, apply};
 pub use chunked::{Chunked, write_chunked};
 pub use compress::{Compression, Compressor, decompress};
-pub use diff::{DiffOptions, diff};
+pub use diff::{DiffOptions, diff, settle};
 pub use limits::Limits;
 pub(crate) use whiteout::{OPAQUE_XATTR, make as make_whiteout, unescape_xattr};
 pub use whiteout::{is_opaque, is_whiteout};

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::{LayerMeta, Lowers, escape_path, shim};
-use crate::archive::{DiffOptions, diff};
+use crate::archive::{DiffOptions, diff, settle};
 use crate::digest::DiffId;
 use crate::error::{Context, Result};
 use crate::mount::Upper;
@@ -49,21 +49,71 @@ pub fn prepare_upper(lowers: &Lowers, dir: &Path) -> Result<Upper> {
 /// The folder holds what no layer can, or the store cannot be written.
 pub fn commit_upper(store: &Store, upper: &Path, options: &DiffOptions) -> Result<CommittedLayer> {
     let options = DiffOptions { normalise: true, ..options.clone() };
+    let archived = archive(store, upper, &options)?;
+    archived.publish(store, upper)
+}
+
+/// The first half of [`commit_upper`]: afterwards the folder reads as the layer that it becomes, so others can be stacked
+/// on it at once. Whether there is anything in it; where there is not, nothing more is to be done.
+///
+/// # Errors
+/// The folder holds what no layer can, or cannot be changed.
+pub fn settle_upper(upper: &Path, options: &DiffOptions) -> Result<bool> {
+    settle(upper, options)
+}
+
+/// The second half: writes the archive of a settled folder as a blob, and leaves the folder where it is, for it may be
+/// part of a mount.
+///
+/// # Errors
+/// The store cannot be written.
+pub fn archive_upper(store: &Store, upper: &Path, options: &DiffOptions) -> Result<ArchivedLayer> {
+    archive(store, upper, &DiffOptions { normalise: false, ..options.clone() })
+}
+
+fn archive(store: &Store, upper: &Path, options: &DiffOptions) -> Result<ArchivedLayer> {
     let blob = BufWriter::with_capacity(1 << 20, store.blob_writer(None)?);
-    let (blob, written) = diff(upper, blob, &options)?;
+    let (blob, written) = diff(upper, blob, options)?;
     let mut blob = blob.into_inner().map_err(io::IntoInnerError::into_error).context(|| "write the layer")?;
     blob.flush().context(|| "write the layer")?;
     let (digest, size) = blob.commit()?;
-    let diff_id = DiffId(digest);
     let meta = LayerMeta {
         entries: written.entries,
         bytes: written.bytes,
         implied: options.implied.iter().map(|path| escape_path(path)).collect(),
         ..LayerMeta::default()
     };
-    move_into_place(store, upper, diff_id, &meta)?;
-    let blob = Descriptor::new(media_type::OCI_LAYER, digest, size);
-    Ok(CommittedLayer { diff_id, blob, bytes: written.bytes, empty: written.entries == 0 })
+    Ok(ArchivedLayer { meta, blob: Descriptor::new(media_type::OCI_LAYER, digest, size) })
+}
+
+/// A layer whose archive is in the store, and whose folder is not yet.
+#[derive(Clone, Debug)]
+pub struct ArchivedLayer {
+    meta: LayerMeta,
+    blob: Descriptor,
+}
+
+impl ArchivedLayer {
+    /// Its identity.
+    pub fn diff_id(&self) -> DiffId {
+        DiffId(self.blob.digest)
+    }
+
+    /// Its archive.
+    pub fn blob(&self) -> &Descriptor {
+        &self.blob
+    }
+
+    /// Moves its folder into place. No mount may be about to be made of it by its old name.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn publish(self, store: &Store, upper: &Path) -> Result<CommittedLayer> {
+        let diff_id = self.diff_id();
+        move_into_place(store, upper, diff_id, &self.meta)?;
+        let Self { meta, blob } = self;
+        Ok(CommittedLayer { diff_id, blob, bytes: meta.bytes, empty: meta.entries == 0 })
+    }
 }
 
 fn move_into_place(store: &Store, upper: &Path, diff_id: DiffId, meta: &LayerMeta) -> Result<PathBuf> {

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use crate::archive::{ApplyOptions, DiffOptions, Limits};
-pub use commit::{CommittedLayer, commit_upper, prepare_upper};
+pub use commit::{ArchivedLayer, CommittedLayer, archive_upper, commit_upper, prepare_upper, settle_upper};
 pub use merged::{Entry, MergedView};
 pub use unpack::{stream_layer, unpack_chain, unpack_image};
 

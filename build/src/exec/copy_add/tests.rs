@@ -73,7 +73,7 @@ fn layer(context: &Path, below: &Path, case: &Case<'_>) -> Result<String> {
     let placement = placement::resolve(&view, case.destination, true)?;
     let prepared =
         Prepared { copy: &copy, tree: &tree, selection: &selection, placement: &placement, owner: case.chown };
-    let clock = Clock { now: 1000, clamp: None };
+    let clock = Clock { now: 1000, epoch: None, clamp: None };
     let Some(layer) = write_copy(&store, &prepared, &view, clock)? else { return Ok("nothing".to_owned()) };
     let mut reader = TarReader::new(BufReader::new(store.open_blob(&layer.diff_id.0)?), &Limits::default());
     let mut shown = Vec::new();
@@ -247,8 +247,9 @@ fn a_layer_is_the_same_bytes_each_time() {
             instruction: "COPY",
         };
         let prepared = Prepared { copy: &copy, tree: &tree, selection: &selection, placement: &placement, owner: None };
-        let layer =
-            write_copy(&store, &prepared, &view, Clock { now: 5, clamp: Some(3) }).expect("written").expect("a layer");
+        let layer = write_copy(&store, &prepared, &view, Clock { now: 5, epoch: Some(3), clamp: Some(3) })
+            .expect("written")
+            .expect("a layer");
         let mut bytes = Vec::new();
         store.open_blob(&layer.diff_id.0).expect("there").read_to_end(&mut bytes).expect("read");
         assert_eq!(bytes.len() as u64, layer.size);
@@ -281,7 +282,8 @@ fn what_changes_while_it_is_read_is_never_kept() {
         let view = MergedView::new(&[]);
         let placement = placement::resolve(&view, "/new", true).expect("a place");
         let prepared = Prepared { copy: &copy, tree: &tree, selection: &selection, placement: &placement, owner: None };
-        let error = write_copy(&store, &prepared, &view, Clock { now: 1000, clamp: None }).expect_err(name);
+        let error =
+            write_copy(&store, &prepared, &view, Clock { now: 1000, epoch: None, clamp: None }).expect_err(name);
         assert!(error.to_string().ends_with("changed while it was read"), "{error}");
     }
 }

@@ -272,6 +272,10 @@ fn cache(
                 Err(error) => return Err(error).at("lock", &lock_path),
             },
         }
+        let mut used = engine.mounts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Of private copies the first is the one that others get.
+        used.entry(options.id.clone()).or_insert(folder);
+        drop(used);
         return Ok((data, lock));
     }
     unreachable!("numbers do not end")
@@ -302,7 +306,10 @@ fn fill(
 ) -> Result<()> {
     let born = place.join("born");
     fs::create_dir_all(&born).at("create", &born)?;
-    if *origin != Origin::Scratch {
+    // What another machine left in it, or what the step says it begins with.
+    if !engine.shared.is_empty() && engine.shared.fill_mount(&options.id, &born) {
+        engine.progress.note(&format!("the cache mount `{}` was filled from a cache", options.id));
+    } else if *origin != Origin::Scratch {
         let tree = match stack {
             Some(stack) => &origins.mount(origin, stack)?,
             None => &origins.context(origin)?.tree,
