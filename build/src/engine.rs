@@ -27,7 +27,7 @@ use crate::images;
 use crate::options::{BuildOptions, Call, Isolation};
 use crate::output::{self, Assembled};
 use crate::progress::{End, Progress};
-use crate::schedule::{self, Cancel, Engine, StageResult};
+use crate::schedule::{self, Cancel, Common, Engine, StageResult};
 use inputs::Inputs;
 
 /// What a build made.
@@ -71,6 +71,19 @@ pub fn build(
     options: &BuildOptions,
     progress: &Progress,
     cancel: &Cancel,
+) -> Result<Outcome> {
+    build_beside(store, server, host, options, progress, cancel, &Common::new(options.jobs))
+}
+
+/// The same beside other builds, with which it shares `common`.
+pub(crate) fn build_beside(
+    store: &Store,
+    server: Option<Arc<Server>>,
+    host: HostFacts,
+    options: &BuildOptions,
+    progress: &Progress,
+    cancel: &Cancel,
+    common: &Common,
 ) -> Result<Outcome> {
     // Nothing that is made here is collected before it has a name.
     let _pin = store.pin()?;
@@ -148,8 +161,7 @@ pub fn build(
         keeps: true,
         explain: options.explain,
         cancel,
-        slots: schedule::slots(options.jobs),
-        flights: schedule::flights(),
+        common,
     };
     let results = std::thread::scope(|scope| {
         if let Some(ahead) = &ahead {

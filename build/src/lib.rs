@@ -12,6 +12,7 @@
 //! record or log.
 
 pub mod attest;
+pub mod bake;
 pub mod cache;
 pub mod cli;
 mod compare;

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use build::bake;
 use build::cache;
-use build::cli::{self, CacheCommand, Command, ContextArgument, Invocation, Surroundings};
+use build::cli::{self, BakeCommand, CacheCommand, Command, ContextArgument, Invocation, Surroundings, Tell};
 use build::fetch::{Arrived, read_context};
 use build::options::{BuildOptions, DockerfileSource, Isolation};
 use build::progress::{Progress, Style};
@@ -79,6 +80,7 @@ fn work(words: &[OsString]) -> Result<ExitCode> {
     match cli::parse(words, &surroundings)? {
         Command::Print(text) => print(&text),
         Command::Build(invocation) => run(*invocation),
+        Command::Bake(command) => bake_targets(*command, &surroundings),
         Command::Cache(command) => upkeep(&command),
     }
 }
@@ -102,34 +104,57 @@ fn print(text: &str) -> Result<ExitCode> {
     }
 }
 
+/// What builds are carried out with.
+struct Workshop {
+    store: Store,
+    server: Option<Arc<run::step::Server>>,
+    host: run::spec::HostFacts,
+    cancel: Arc<Cancel>,
+}
+
 /// What must happen in this order: credentials while this process is still its user, then the namespaces, then the
-/// step server while there is one thread, and only then threads.
-fn run(mut invocation: Invocation) -> Result<ExitCode> {
-    invocation.options.registry.before_namespace()?;
-    let entered = enter(&mut invocation.options)?;
-    invocation.options.registry.real_uid = entered.rootless.then_some(entered.real_uid);
+/// step server while there is one thread, and only then threads. `before` runs when the store is open and there is
+/// still one.
+fn open<T>(
+    options: &mut BuildOptions,
+    root: Option<&PathBuf>,
+    before: impl FnOnce(&Store) -> Result<T>,
+) -> Result<(Workshop, T)> {
+    options.registry.before_namespace()?;
+    let entered = enter(options)?;
+    options.registry.real_uid = entered.rootless.then_some(entered.real_uid);
     if let Some(warning) = &entered.single_id {
         let _ = writeln!(io::stderr(), "warning: {warning}");
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // Without namespaces there is nothing for it to do, and where there are none it may not even be forked (`clone3`).
-    let server = match invocation.options.isolation {
+    let server = match options.isolation {
         Isolation::Chroot => None,
         _ => Some(Arc::new(run::step::fork_server()?)),
     };
     let signals = Signals::block().context(|| "take over the signals")?;
-    let root = match &invocation.store {
+    let root = match root {
         Some(root) => root.clone(),
         None => Store::default_root(entered.rootless.then_some(entered.real_uid), |name| std::env::var_os(name))?,
     };
     let store = Store::open(&root)?;
-    let _unpacked = take_input(&store, &mut invocation)?;
+    let taken = before(&store)?;
     let mut host = run::host::facts(&entered, &run::options::RunOptions::default())?;
     // Steps have no limit on processes: nobody asked for one, and not every machine could set it.
     host.limits_pids = false;
 
     let cancel = Arc::new(Cancel::default());
     watch(signals, cancel.clone());
+    Ok((Workshop { store, server, host, cancel }, taken))
+}
+
+fn run(mut invocation: Invocation) -> Result<ExitCode> {
+    let mut options = invocation.options.clone();
+    let root = invocation.store.clone();
+    let (workshop, _unpacked) = open(&mut options, root.as_ref(), |store| take_input(store, &mut invocation))?;
+    invocation.options.isolation = options.isolation;
+    invocation.options.registry = options.registry;
+    let Workshop { store, server, host, cancel } = workshop;
     let progress = Arc::new(Progress::new(invocation.options.progress, Box::new(io::stderr())));
     tick(&progress);
     let outcome = build::build(&store, server, host, &invocation.options, &progress, &cancel);
@@ -150,6 +175,88 @@ fn run(mut invocation: Invocation) -> Result<ExitCode> {
             Ok(if failed { ExitCode::from(FAILED) } else { code })
         }
     }
+}
+
+/// `build bake`.
+fn bake_targets(mut command: BakeCommand, surroundings: &Surroundings<'_>) -> Result<ExitCode> {
+    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    command.asked.environment = std::env::vars_os().filter_map(text).collect();
+    command.asked.dotenv = std::fs::read_to_string(".env").unwrap_or_default();
+    if command.definition.is_none() {
+        let files = bake::read_local(&command.files, "".as_ref(), &mut io::stdin().lock())?;
+        return match command.tell {
+            Some(tell) => told(tell, &files, &command.asked),
+            None => bake_plan(&bake::Plan::read(&files, &command.asked)?, &command, surroundings, None),
+        };
+    }
+    // The files have to be fetched first, and that needs a store.
+    let line = ["build".to_owned()].into_iter().chain(command.words.clone()).map(OsString::from).collect::<Vec<_>>();
+    let Command::Build(mut invocation) = cli::parse(&line, surroundings)? else { return Ok(ExitCode::from(USAGE)) };
+    let (workshop, ()) = open(&mut invocation.options, invocation.store.as_ref(), |_| Ok(()))?;
+    let definition = command.definition.as_ref().map_or_else(
+        || Err(Error::new(Kind::Usage, "there is no address")),
+        |definition| bake::fetch(&workshop.store, definition, &command.files, 2, &workshop.cancel),
+    )?;
+    match command.tell {
+        Some(tell) => told(tell, &definition, &command.asked),
+        None => {
+            let plan = bake::Plan::read(&definition, &command.asked)?;
+            bake_plan(&plan, &command, surroundings, Some((workshop, invocation.options)))
+        }
+    }
+}
+
+fn told(tell: Tell, files: &[bake::BakeFile], asked: &bake::Asked) -> Result<ExitCode> {
+    print(&match tell {
+        Tell::Print => bake::Plan::read(files, asked)?.print(),
+        Tell::Targets(json) => bake::Plan::read_definitions(files, asked)?.list_targets(json),
+        Tell::Variables(json) => bake::Plan::read_definitions(files, asked)?.list_variables(json),
+    })
+}
+
+/// Builds all targets.
+fn bake_plan(
+    plan: &bake::Plan,
+    command: &BakeCommand,
+    surroundings: &Surroundings<'_>,
+    opened: Option<(Workshop, BuildOptions)>,
+) -> Result<ExitCode> {
+    let mut builds = plan.builds(&command.words, surroundings)?;
+    let (workshop, common) = match opened {
+        Some(opened) => opened,
+        None => {
+            let line = ["build".to_owned()].into_iter().chain(command.words.clone()).map(OsString::from);
+            let line: Vec<OsString> = line.collect();
+            let Command::Build(mut invocation) = cli::parse(&line, surroundings)? else {
+                return Ok(ExitCode::from(USAGE));
+            };
+            let (workshop, ()) = open(&mut invocation.options, invocation.store.as_ref(), |_| Ok(()))?;
+            (workshop, invocation.options)
+        }
+    };
+    for options in builds.values_mut() {
+        options.isolation = common.isolation;
+        options.registry = common.registry.clone();
+    }
+    let progress = Arc::new(Progress::new(common.progress, Box::new(io::stderr())));
+    tick(&progress);
+    let Workshop { store, server, host, cancel } = workshop;
+    let done = bake::carry_out(&store, server, &host, plan, builds, &progress, &cancel);
+    progress.finish();
+    if let Some(path) = &common.timeline {
+        let page = build::progress::timeline::html("bake", &progress.timeline());
+        std::fs::write(path, page).at("write", path)?;
+    }
+    let done = done?;
+    if let Some(path) = &command.metadata_file {
+        std::fs::write(path, bake::metadata(plan, &done)).at("write", path)?;
+    }
+    let (text, failed, warnings) = bake::tell(plan, &done, command.json);
+    if common.progress != Style::Quiet && !warnings.is_empty() {
+        let _ = write!(io::stderr(), "\n{warnings}");
+    }
+    let code = print(&text)?;
+    Ok(if failed { ExitCode::from(FAILED) } else { code })
 }
 
 /// `build cache`.

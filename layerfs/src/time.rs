@@ -66,7 +66,7 @@ pub fn parse(text: &str) -> Option<i128> {
 
 /// Year, month and day of a day since 1970-01-01, in the proleptic Gregorian calendar. Years are counted from March, so
 /// that a leap day is the last day of its year.
-fn civil(days: i64) -> (i64, i64, i64) {
+pub fn civil(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let of_era = shifted.rem_euclid(146_097);

@@ -1,6 +1,7 @@
 //! The command line: words to [`BuildOptions`]. It accepts what `docker build` and `buildah build` accept; a flag that
 //! is theirs and not built yet is an error that names it, never ignored.
 
+mod bake;
 mod cache;
 mod cache_verbs;
 mod flags;
@@ -23,6 +24,7 @@ use crate::options::{
 };
 use crate::output::{Output, Packing, Push};
 use crate::progress::Style;
+pub use bake::{BakeCommand, Tell};
 pub use cache_verbs::CacheCommand;
 use flags::Flags;
 
@@ -41,6 +43,8 @@ pub struct Surroundings<'a> {
 pub enum Command {
     /// Build.
     Build(Box<Invocation>),
+    /// Build the targets of a file.
+    Bake(Box<BakeCommand>),
     /// Tell of the cache, or let go of it.
     Cache(CacheCommand),
     /// Print this and end well.
@@ -71,8 +75,9 @@ pub enum ContextArgument {
     Stdin,
 }
 
-/// Words that are verbs of this program. `build` and `cache` are there; the others are held for what is to come.
-const VERBS: [&str; 13] = [
+/// Words that are verbs of this program. `bake`, `build` and `cache` are there; the others are held for what is to come.
+const VERBS: [&str; 23] = [
+    "add",
     "bake",
     "build",
     "cache",
@@ -81,10 +86,19 @@ const VERBS: [&str; 13] = [
     "containers",
     "copy",
     "from",
+    "images",
+    "inspect",
     "mount",
+    "pull",
+    "push",
+    "rename",
     "rm",
+    "rmi",
     "run",
+    "tag",
     "umount",
+    "unmount",
+    "unshare",
     "version",
 ];
 
@@ -95,6 +109,9 @@ const VERBS: [&str; 13] = [
 pub fn parse(words: &[OsString], surroundings: &Surroundings<'_>) -> Result<Command> {
     if words.get(1).is_some_and(|word| word == "cache") {
         return cache_verbs::parse(&words[2..]);
+    }
+    if words.get(1).is_some_and(|word| word == "bake") {
+        return bake::parse(&words[2..], surroundings);
     }
     let words = without_verb(words)?;
     refused::check(&words)?;
@@ -161,6 +178,7 @@ fn convert(flags: Flags, surroundings: &Surroundings<'_>) -> Result<Invocation> 
         hosts: flags.add_host.iter().map(|word| values::host(word)).collect::<Result<_>>()?,
         allow_insecure: values::allowed(&flags.allow)?,
         titled: false,
+        called: String::new(),
         env: image_variables(&flags, &env)?,
         unset: flags.unsetenv.clone(),
     };

@@ -134,7 +134,11 @@ impl Titles {
         let total = base + instructions.iter().filter(|instruction| shown(&instruction.command)).count();
         let alone = plan.stages.len() == 1 && plan.file.stages[0].name.is_none();
         let platform = if plan.options.titled { format!("{} ", stage.platform) } else { String::new() };
-        let label = if alone { platform } else { format!("{platform}{} ", stage.label) };
+        let called = match plan.options.called.as_str() {
+            "" => platform,
+            name => format!("{name} {platform}"),
+        };
+        let label = if alone { called } else { format!("{called}{} ", stage.label) };
         Self { label, next: base + 1, total }
     }
 

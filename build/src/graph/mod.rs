@@ -56,6 +56,8 @@ pub struct Options {
     pub unset: Vec<String>,
     /// Titles of steps name the platform: there are several.
     pub titled: bool,
+    /// What steps are called besides; empty for nothing.
+    pub called: String,
 }
 
 impl Options {
@@ -74,6 +76,7 @@ impl Options {
             env: Vec::new(),
             unset: Vec::new(),
             titled: false,
+            called: String::new(),
         }
     }
 }

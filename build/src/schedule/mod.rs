@@ -76,8 +76,8 @@ pub(crate) struct Engine<'a> {
     /// Steps that are not found say why.
     pub(crate) explain: bool,
     pub(crate) cancel: &'a Cancel,
-    pub(crate) slots: Slots,
-    pub(crate) flights: Flights<Key, Outcome>,
+    /// What it has in common with builds beside it.
+    pub(crate) common: &'a Common,
 }
 
 /// A folder that files are copied from, and what was digested of it before.
@@ -177,14 +177,17 @@ impl Engine<'_> {
     }
 }
 
-/// Places for `jobs` steps.
-pub(crate) fn slots(jobs: usize) -> Slots {
-    Slots::new(jobs)
+/// What builds side by side share: the places for steps, and the steps under way, so that equal ones run once.
+pub(crate) struct Common {
+    pub(crate) slots: Slots,
+    pub(crate) flights: Flights<Key, Outcome>,
 }
 
-/// No work is under way yet.
-pub(crate) fn flights() -> Flights<Key, Outcome> {
-    Flights::default()
+impl Common {
+    /// Places for `jobs` steps; no work is under way yet.
+    pub(crate) fn new(jobs: usize) -> Self {
+        Self { slots: Slots::new(jobs), flights: Flights::default() }
+    }
 }
 
 /// Builds every stage of the graph; gives the target's result.

@@ -255,7 +255,7 @@ impl Worker<'_> {
     ) -> Result<Ended> {
         let engine = self.engine;
         let (key, inputs) = key.finish_with_inputs();
-        let settle = match engine.flights.take(key) {
+        let settle = match engine.common.flights.take(key) {
             Turn::Other(Some(outcome)) => return Ok((self.used(key, outcome), End::Cached)),
             Turn::Other(None) => return Err(Error::new(Kind::Interrupted, "the build was stopped")),
             Turn::Own(settle) => settle,
@@ -267,7 +267,7 @@ impl Worker<'_> {
             return Ok((self.used(key, outcome), End::Cached));
         }
         let before = if engine.explain { self.explain(&inputs)? } else { None };
-        let slot = engine.slots.take();
+        let slot = engine.common.slots.take();
         engine.cancel.check()?;
         let left = work(&key)?;
         drop(slot);
