@@ -8,6 +8,7 @@
 //! process is in, or one above it that was delegated, is where containers go. Where an engine leaves its cgroups to
 //! systemd, [`Request::unit`] has the same folders made by way of a transient scope.
 
+mod below;
 mod dbus;
 mod delegation;
 mod device_filter;
@@ -20,7 +21,7 @@ mod stats;
 mod systemd;
 mod update;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -35,6 +36,7 @@ use delegation::Needs;
 use hierarchy::{Hierarchy, Version};
 use settings::{Group, Setting};
 
+pub use below::Below;
 pub use oom::OomWatch;
 pub use stats::{Io as IoStats, Stats};
 pub use systemd::Unit;
@@ -254,7 +256,10 @@ fn not_there(group: Group, unified: bool) -> Error {
         format!("{} cannot be limited: the cgroup controller `{name}` is not available", group.subject()),
     );
     match group {
-        Group::Unified => error.hint("files of cgroup v2 need a machine where v2 has the controllers"),
+        Group::Unified => {
+            Error::new(Kind::Invalid, "invalid configuration: linux.resources.unified names files of cgroup v2")
+                .hint("this machine has the controllers on v1: leave the field out")
+        }
         Group::Memory => error.hint("boot with cgroup_enable=memory, or leave the limit out"),
         _ => error.hint(format!("mount it below {}, or leave the limit out", hierarchy::MOUNT_ROOT)),
     }
@@ -423,14 +428,14 @@ impl Cgroup {
 
     /// Opens what another process joins it by: the container's own folders, or folders `below` those. Where nobody can
     /// join its own folder it is that of its process `pid`.
-    pub(crate) fn open(&self, below: &Path, pid: Option<i32>) -> Result<Placement> {
+    pub(crate) fn open(&self, below: &Below, pid: Option<i32>) -> Result<Placement> {
         let mut placement = Placement::default();
-        for folder in self.v1.values().collect::<BTreeSet<_>>() {
-            placement.v1.push(open_tasks(&folder.join(below))?);
+        for folder in below.folders(&self.v1)? {
+            placement.v1.push(open_tasks(&folder)?);
         }
         if let Some(folder) = &self.v2 {
-            let inner = if below.as_os_str().is_empty() { pid.and_then(|pid| self.inner_folder(pid)) } else { None };
-            let folder = folder.join(inner.as_deref().unwrap_or(below));
+            let inner = if below.is_own() { pid.and_then(|pid| self.inner_folder(pid)) } else { None };
+            let folder = folder.join(inner.as_deref().unwrap_or(below.everywhere()));
             placement.v2 = Some(layerfs::sys::fs::open_dir(&folder).at("open the cgroup", &folder)?);
         }
         Ok(placement)

@@ -130,7 +130,7 @@ fn create(
         seccomp: seccomp.as_ref(),
         bundle: None,
         cgroup: &container.record.cgroup,
-        cgroup_below: "".as_ref(),
+        cgroup_below: &crate::cgroup::Below::default(),
         io,
         preserve_fds: options.preserve_fds,
         dies_with_parent,

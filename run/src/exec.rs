@@ -6,22 +6,23 @@
 //! no rights over the container's.
 
 use std::fs;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::sys::container::hide_from_tracers;
 use layerfs::sys::process::{self as sys, CloneOptions};
-use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, Process, Spec};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Below, Cgroup};
+use crate::init::identity::keeps_groups;
 use crate::init::schedule::{Affinity, Schedule};
 use crate::init::{Init, Streams, View};
 use crate::launch::hooks::{Identity, Outside};
 use crate::launch::running::Waiting;
 use crate::launch::{Created, Io, about_set_up, channel, check_preserved, namespaces, running};
-use crate::rootfs::host_proc;
+use crate::rootfs::{host_proc, namespace_is_new};
 use crate::seccomp::Filter;
 
 /// A program to run in a container that runs already.
@@ -37,8 +38,8 @@ pub struct Exec<'a> {
     pub bundle: Option<(&'a Spec, &'a Identity)>,
     /// The container's own cgroup.
     pub cgroup: &'a Cgroup,
-    /// A folder below that one to be in; empty for that one itself.
-    pub cgroup_below: &'a Path,
+    /// Where below that one to be.
+    pub cgroup_below: &'a Below,
     /// Its streams.
     pub io: Io,
     /// How many descriptors from 3 on it inherits. They must be open.
@@ -71,6 +72,10 @@ fn join(exec: Exec<'_>) -> Result<Result<Waiting>> {
     let filter = seccomp.map(Filter::compile).transpose()?;
     let others = differing_namespaces(container)?;
     let placement = cgroup.open(cgroup_below, sys::pid_of(container).context(|| "find the container's process")?)?;
+    let root = match bundle {
+        Some((spec, _)) if !namespace_is_new(spec, LinuxNamespaceType::Mount) => Some(root_of(container)?),
+        _ => None,
+    };
     let (own_end, child_end) = channel::pair()?;
     let init = Init {
         process,
@@ -86,6 +91,7 @@ fn join(exec: Exec<'_>) -> Result<Result<Waiting>> {
         schedule: Schedule::of(process, bundle.and_then(|(spec, _)| spec.linux().as_ref()))?,
         affinity: Affinity::of(process)?,
         filter,
+        keeps_groups: bundle.is_some_and(|(spec, _)| keeps_groups(spec)),
         preserve_fds,
         dies_with_parent,
         outside: None,
@@ -97,13 +103,26 @@ fn join(exec: Exec<'_>) -> Result<Result<Waiting>> {
         // In there, others could look at this copy of the launcher's memory, its descriptors and its program
         // (CVE-2019-5736); a process that may not be traced cannot be looked at.
         hide_from_tracers().context(|| "hide from tracers")?;
-        if others.is_empty() {
-            return Ok(());
+        if !others.is_empty() {
+            move_into_thread_name_spaces(container, others).context(|| "enter the container's namespaces")?;
         }
-        move_into_thread_name_spaces(container, others).context(|| "enter the container's namespaces")
+        let Some(root) = &root else { return Ok(()) };
+        rustix::process::fchdir(root).context(|| "enter the container's root")?;
+        rustix::process::chroot(".").context(|| "make the container's root the root (chroot)")
     };
     let child = namespaces::clone_through(enter, options, init, (&own_end, child_end))?;
     running::converse(child, true, own_end.take(), running::Wanted::default())
+}
+
+/// A process's root, where that is not its mount namespace's.
+fn root_of(process: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let pid = || sys::pid_of(process).context(|| "find the container's process");
+    let ended = || Error::new(Kind::Conflict, "the container has ended");
+    let before = pid()?.ok_or_else(ended)?;
+    let path = format!("/proc/{before}/root");
+    let root = layerfs::sys::fs::open_dir(Path::new(&path)).at("open", &path)?;
+    // The number could have become another's before it was looked up.
+    if pid()? == Some(before) { Ok(root) } else { Err(ended()) }
 }
 
 /// The namespaces in which a process and this one differ. Entering one's own is refused by the kernel for some, and

@@ -13,8 +13,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::sys::signals::Signals;
 use layerfs::sys::{container, process as sys};
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::termios::Winsize;
@@ -68,6 +70,7 @@ pub(crate) struct Init<'a> {
     pub(crate) schedule: Schedule,
     pub(crate) affinity: Affinity,
     pub(crate) filter: Option<Filter>,
+    pub(crate) keeps_groups: bool,
     pub(crate) preserve_fds: u32,
     pub(crate) dies_with_parent: bool,
     /// What others do for it.
@@ -80,7 +83,10 @@ impl<'a> Init<'a> {
     /// Does everything and becomes the program. Returns the exit code of a failure that was reported already.
     pub(crate) fn run(self, channel: &Channel) -> i32 {
         let error = match self.set_up(channel).map_err(about_set_up).and_then(Ready::check_program) {
-            Ok(ready) => ready.execute(channel),
+            Ok(ready) => match ready.execute(channel) {
+                Ok(signal) => return 128 + signal,
+                Err(error) => error,
+            },
             Err(error) => error,
         };
         let code = match error.kind() {
@@ -95,6 +101,9 @@ impl<'a> Init<'a> {
 
     fn set_up(mut self, channel: &Channel) -> Result<Ready<'a>> {
         let process = self.process;
+        let end = 3 + i32::try_from(self.preserve_fds).unwrap_or(0);
+        // Until its program runs this may take long, and whoever made the launcher may wait for their end.
+        let _ = sys::close_inherited(end);
         if self.dies_with_parent {
             die_with_parent()?;
         }
@@ -136,6 +145,7 @@ impl<'a> Init<'a> {
                     ask(channel, &Message::WantOthers)?;
                 }
                 if let Some(outside) = self.outside {
+                    built.look_in()?;
                     outside.run(Moment::CreateContainer, own_pid(), None)?;
                 }
                 built.enter()?;
@@ -155,7 +165,7 @@ impl<'a> Init<'a> {
         sets.drop_bounding()?;
         set_labels(process, self.proc.as_fd())?;
         drop(self.proc);
-        identity::become_user(process)?;
+        identity::become_user(process, self.keeps_groups)?;
         enter_working_folder(process.cwd())?;
         if self.dies_with_parent {
             // Again: a change of ids clears it.
@@ -163,12 +173,12 @@ impl<'a> Init<'a> {
         }
         let umask = process.user().umask().unwrap_or(0o022);
         rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
-        let end = 3 + i32::try_from(self.preserve_fds).unwrap_or(0);
         sys::close_on_exec_from(end.unsigned_abs()).context(|| "mark descriptors close-on-exec")?;
         sys::keep_on_exec(3, end);
         sys::reset_signals();
         let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-        Ok(Ready { program, sets, filter: self.filter, no_new_privileges, outside: self.outside })
+        let waits_long = self.spec.is_some() && !self.dies_with_parent;
+        Ok(Ready { program, sets, filter: self.filter, no_new_privileges, outside: self.outside, waits_long })
     }
 
     /// Once, while this process's files in `/proc` are its own: a change of ids hands them to root.
@@ -200,6 +210,8 @@ struct Ready<'a> {
     filter: Option<Filter>,
     no_new_privileges: bool,
     outside: Option<&'a Outside>,
+    /// Somebody else says go, and who knows when.
+    waits_long: bool,
 }
 
 impl Ready<'_> {
@@ -208,27 +220,26 @@ impl Ready<'_> {
         self.program.as_ref().map_or(Ok(()), Program::check).map(|()| self)
     }
 
-    fn execute(self, channel: &Channel) -> Error {
-        let said = channel.send(&Message::Ready).and_then(|()| channel.receive());
-        match said {
-            Ok(Some(Message::Go)) => {}
-            Ok(_) => return launcher_gone(),
-            Err(error) => return error,
+    /// Comes back with what went wrong, or with the signal that ended it before it was started.
+    fn execute(self, channel: &Channel) -> Result<i32> {
+        channel.send(&Message::Ready)?;
+        if self.waits_long
+            && let Some(signal) = wait_for_word(channel)?
+        {
+            return Ok(signal);
+        }
+        match channel.receive()? {
+            Some(Message::Go) => {}
+            _ => return Err(launcher_gone()),
         }
         let Some(program) = &self.program else {
-            return Error::new(Kind::Invalid, "the Spec has no process, so there is nothing to start");
+            return Err(Error::new(Kind::Invalid, "the Spec has no process, so there is nothing to start"));
         };
-        match self.give_up_privileges(channel) {
-            Ok(()) => program.execute(),
-            Err(error) => about_set_up(error),
-        }
+        self.give_up_privileges(channel).map_err(about_set_up)?;
+        Err(program.execute())
     }
 
     fn give_up_privileges(&self, channel: &Channel) -> Result<()> {
-        if let Some(outside) = self.outside {
-            let environment = self.program.as_ref().map(Program::environment).unwrap_or_default();
-            outside.run(Moment::StartContainer, own_pid(), Some(&environment))?;
-        }
         if !self.no_new_privileges {
             // Without no_new_privs only CAP_SYS_ADMIN may load a filter, so it comes before the capabilities go.
             self.load_filter(channel)?;
@@ -238,6 +249,11 @@ impl Ready<'_> {
             rustix::thread::set_no_new_privs(true).context(|| "set no_new_privs")?;
             self.load_filter(channel)?;
         }
+        // Programs of the container's own: they may do what its program may, and no more.
+        if let Some(outside) = self.outside {
+            let environment = self.program.as_ref().map(Program::environment).unwrap_or_default();
+            outside.run(Moment::StartContainer, own_pid(), Some(&environment))?;
+        }
         Ok(())
     }
 
@@ -246,6 +262,31 @@ impl Ready<'_> {
             None => Ok(()),
             Some(filter) if filter.notifies() => Courier::start(channel)?.deliver(|| filter.load()),
             Some(filter) => filter.load().map(drop),
+        }
+    }
+}
+
+/// Waits until the channel has something to be read: `None` then, or the signal that was to end this process before.
+///
+/// The first process of a pid namespace gets no signal that it does not ask for, save `SIGKILL`
+/// (`pid_namespaces(7)`); one that only waits can be ended by the others all the same.
+fn wait_for_word(channel: &Channel) -> Result<Option<i32>> {
+    /// `SIGHUP`, `SIGINT`, `SIGQUIT`, `SIGUSR1`, `SIGUSR2`, `SIGALRM`, `SIGTERM`.
+    const DEADLY: [i32; 7] = [1, 2, 3, 10, 12, 14, 15];
+    let signals = Signals::block().context(|| "read signals from a descriptor")?;
+    loop {
+        let mut fds = [PollFd::new(channel, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => continue,
+            polled => drop(polled.context(|| "wait to be started")?),
+        }
+        if !fds[0].revents().is_empty() {
+            sys::reset_signals();
+            return Ok(None);
+        }
+        let signal = signals.next().context(|| "read a signal")?;
+        if let Some(signal) = signal.filter(|signal| DEADLY.contains(signal)) {
+            return Ok(Some(signal));
         }
     }
 }
@@ -330,7 +371,7 @@ fn attach_streams(
     process: &Process,
     channel: &Channel,
 ) -> Result<()> {
-    let user = (Some(Uid::from_raw(process.user().uid())), None::<Gid>);
+    let user = (Some(Uid::from_raw(process.user().uid())), Some(Gid::from_raw(process.user().gid())));
     match (streams, terminal) {
         (Streams::Given(stdio), _) => {
             let fds = [stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
@@ -346,7 +387,8 @@ fn attach_streams(
         (Streams::Terminal((columns, rows)), Some((master, slave))) => {
             let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
             rustix::termios::tcsetwinsize(&slave, size).context(|| "set the terminal's size")?;
-            let _ = rustix::fs::fchown(&slave, user.0, user.1);
+            // Its group is the one of terminals.
+            let _ = rustix::fs::fchown(&slave, user.0, None);
             rustix::process::ioctl_tiocsctty(&slave).context(|| "make the terminal the controlling one")?;
             sys::place_stdio([slave.as_fd(); 3]).context(|| "place the terminal")?;
             channel.send(&Message::Terminal(master))
@@ -381,7 +423,7 @@ fn set_labels(process: &Process, proc: BorrowedFd<'_>) -> Result<()> {
 /// could lead to the host (CVE-2024-21626).
 fn enter_working_folder(path: &Path) -> Result<()> {
     let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
-    rustix::process::chdir(path).at("enter the working folder", path)?;
+    rustix::process::chdir(path).at("enter (chdir) the working folder", path)?;
     let here = rustix::process::getcwd(Vec::new()).at("enter the working folder", path)?;
     // The kernel marks a folder that cannot be reached from the root by a prefix in place of the slash.
     if here.as_bytes().first() == Some(&b'/') {

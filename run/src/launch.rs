@@ -27,10 +27,10 @@ use layerfs::userns::Mapping;
 use oci_spec::runtime::{Process, Spec};
 
 use crate::cgroup;
-use crate::init::identity::Sets;
+use crate::init::identity::{Sets, keeps_groups};
 use crate::init::schedule::{Affinity, Schedule};
 use crate::init::{Init, Streams, View, libc_flag};
-use crate::rootfs::{Circumstances, Prepared, host_proc};
+use crate::rootfs::{Circumstances, Prepared, host_proc, shared};
 use crate::seccomp::Filter;
 
 pub use crate::rootfs::Rootfs;
@@ -155,6 +155,11 @@ fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
     plan_notes.extend(Sets::of(process.capabilities().as_ref()).cannot_be_ambient());
     let (cgroup, placement) = cgroup.apply()?;
 
+    // What is at its place before, if its mounts are not its own.
+    let place = match &rootfs {
+        Rootfs::Path(path) if shared::has_callers_mounts(spec) => Some((path.as_path(), shared::mount_at(path))),
+        _ => None,
+    };
     let started = (|| {
         let (own_end, child_end) = channel::pair()?;
         let intermediate = namespaces.need_intermediate();
@@ -177,6 +182,7 @@ fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
             // Which is for those who come later alone.
             affinity: Affinity::default(),
             filter,
+            keeps_groups: keeps_groups(spec),
             preserve_fds,
             dies_with_parent,
             outside: outside.as_ref(),
@@ -207,6 +213,13 @@ fn set_up(launch: Launch<'_>) -> Result<Result<Created>> {
         let wanted = running::Wanted { spec: Some(spec), outside: outside.as_ref(), net_devices: &net_devices };
         running::converse(child, intermediate, own_end.take(), wanted)
     })();
+    if !matches!(started, Ok(Ok(_)))
+        && let Some((path, before)) = place
+        && let Some(mount) = shared::mount_at(path).filter(|mount| Some(*mount) != before)
+    {
+        // The first error is the one to tell.
+        let _ = shared::let_go(path, mount);
+    }
     match started {
         Ok(Ok(waiting)) => Ok(Ok(Created::new(waiting, cgroup, plan_notes, outside))),
         Ok(Err(error)) => {

@@ -18,6 +18,7 @@ mod hide;
 mod idmap;
 pub(crate) mod options;
 pub(crate) mod path;
+pub(crate) mod shared;
 mod sysctl;
 mod terminal;
 
@@ -66,17 +67,23 @@ enum View {
     Shared,
 }
 
+impl View {
+    fn of(spec: &Spec) -> Self {
+        if namespace_is_new(spec, LinuxNamespaceType::Mount) { Self::Own } else { Self::Shared }
+    }
+}
+
 /// A mount that is to be attached.
 enum Tree {
     /// Attached nowhere.
     Open(OwnedFd),
-    /// The launcher may not copy mounts, for it is neither root nor in a user namespace: the container's process may, in
-    /// its own.
+    /// The container's process opens it, when its turn comes.
     Later(PathBuf),
 }
 
 impl Tree {
-    /// Opens one by `open`, now or later.
+    /// Opens one by `open`; later where the launcher may not copy mounts, for it is neither root nor in a user
+    /// namespace: the container's process may, in its own.
     fn new(spec: &Spec, path: &Path, open: impl FnOnce(&Path) -> Result<OwnedFd>) -> Result<Self> {
         match open(path) {
             Err(error)
@@ -143,6 +150,9 @@ impl<'a> Prepared<'a> {
         // Without SELinux a label of it means nothing, and no file system takes one.
         let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
         let label = label.filter(|label| !label.is_empty() && Path::new("/sys/fs/selinux/enforce").exists());
+        let view = View::of(spec);
+        // A source may lie in what an earlier mount shows, and the kernel lists mounts in the order they are made.
+        let early = in_user_namespace || view == View::Shared || matches!(rootfs, Rootfs::Overlay(_));
         let mut sources = Vec::new();
         for mount in spec.mounts().iter().flatten() {
             let mut options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
@@ -150,16 +160,24 @@ impl<'a> Prepared<'a> {
                 options.data.push(("context".to_owned(), Some(label.to_owned())));
             }
             let bind = options.bind.or((mount.typ().as_deref() == Some("bind")).then_some(Bind::Single));
+            let is_mapped = |maps: &Option<Vec<_>>| maps.as_ref().is_some_and(|maps| !maps.is_empty());
+            let by_fields = is_mapped(mount.uid_mappings()) || is_mapped(mount.gid_mappings());
+            let mapped = by_fields || options.idmap.is_some();
             let source = match bind {
                 None => None,
                 Some(bind) => {
                     let path = source_of(mount, bundle)?;
-                    Some(Tree::new(spec, &path, |path| open_source(mount, bind, path))?)
+                    // From within a user namespace it could not be reached, or not be mapped; what processes and
+                    // descriptors lead to is known before the clone only, and so is what spreads to the host.
+                    let spreads = wants(mount, "shared") && is_shared(spec);
+                    let early = early || mapped || spreads || path.starts_with("/proc") || holds_root(rootfs, &path);
+                    match early {
+                        false => Some(Tree::Later(path)),
+                        true => Some(Tree::new(spec, &path, |path| open_source(mount, bind, path))?),
+                    }
                 }
             };
-            let is_mapped = |maps: &Option<Vec<_>>| maps.as_ref().is_some_and(|maps| !maps.is_empty());
-            let mapped = is_mapped(mount.uid_mappings()) || is_mapped(mount.gid_mappings());
-            if let Some(idmap) = options.idmap.clone().or_else(|| mapped.then(IdMap::default)) {
+            if let Some(idmap) = options.idmap.clone().or_else(|| by_fields.then(IdMap::default)) {
                 let said = || format!("mount `{}`", mount.destination().display());
                 let no_bind = || Error::new(Kind::Unsupported, "only the ids of bind mounts are mapped");
                 match source.as_ref().ok_or_else(no_bind).context(said)? {
@@ -172,10 +190,9 @@ impl<'a> Prepared<'a> {
             }
             sources.push((mount, options, source));
         }
-        let view = if namespace_is_new(spec, LinuxNamespaceType::Mount) { View::Own } else { View::Shared };
         let devices = if in_user_namespace { devices::Way::BindFromHost } else { devices::Way::Make };
         let place = match rootfs {
-            Rootfs::Path(path) if in_its_place || view == View::Shared => path.clone(),
+            Rootfs::Path(path) if in_its_place || !early || view == View::Shared => path.clone(),
             _ => PathBuf::from("/"),
         };
         Ok(Self { spec, root, sources, devices, place, view })
@@ -195,18 +212,15 @@ impl<'a> Prepared<'a> {
             _ => options::private(),
         };
         if self.view == View::Own {
+            // What is to follow the host's mounts is copied from here.
+            let follows = self.sources.iter().any(|(mount, _, source)| source.is_some() && wants(mount, "slave"));
+            let outer = if follows { options::slave() } else { outer };
             set_whole_propagation(outer).context(|| "cut the mount namespace off from the host's")?;
         }
 
         let root = self.root.open(open_root)?;
-        let mut sources = Vec::with_capacity(self.sources.len());
-        for (mount, options, source) in self.sources {
-            let bind = options.bind.unwrap_or(Bind::Single);
-            let source = source.map(|tree| tree.open(|path| open_source(mount, bind, path))).transpose()?;
-            sources.push((mount, options, source));
-        }
-        // Mounted over "/": no path lookup of this process ends there, since a lookup starts below it, and the
-        // mount goes with the old root. No folder on the host is needed for it.
+        // At its own path, where others look for it; or over "/", where no folder on the host is needed: no path lookup
+        // of this process ends there, since a lookup starts below it. Either way the mount goes with the old root.
         move_mount(&root, "", CWD, &self.place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .context(|| "attach the root")?;
         // A copy of a mount is its peer, and on most machines the original is shared: `pivot_root` takes no such root.
@@ -216,8 +230,10 @@ impl<'a> Prepared<'a> {
 
         let mut proc = None;
         let mut full_dev = None;
-        let host_dev = sources.iter().any(|(mount, _, source)| file_system::is_dev(mount) && source.is_some());
-        for (mount, options, source) in sources {
+        let host_dev = self.sources.iter().any(|(mount, _, source)| file_system::is_dev(mount) && source.is_some());
+        for (mount, options, source) in self.sources {
+            let bind = options.bind.unwrap_or(Bind::Single);
+            let source = source.map(|tree| tree.open(|path| open_source(mount, bind, path))).transpose()?;
             let fd = place(self.spec, &root, mount, &options, source, note)
                 .context(|| format!("mount `{}`", mount.destination().display()))?;
             if mount.typ().as_deref() == Some("proc") && mount.destination() == Path::new("/proc") {
@@ -245,6 +261,11 @@ impl<'a> Prepared<'a> {
 }
 
 impl Built<'_> {
+    /// Makes the root this process's working folder, for hooks to begin in.
+    pub(crate) fn look_in(&self) -> Result<()> {
+        rustix::process::fchdir(self.root.as_fd()).context(|| "enter the root")
+    }
+
     /// Hides what is to be hidden, and makes the view this process's root.
     pub(crate) fn enter(self) -> Result<()> {
         let Self { spec, root, proc, view } = self;
@@ -309,6 +330,22 @@ fn source_of(mount: &Mount, bundle: Option<&Path>) -> Result<PathBuf> {
     Ok(bundle.map_or_else(|| source.clone(), |bundle| bundle.join(source)))
 }
 
+/// Whether it asks for a propagation, in either spelling.
+fn wants(mount: &Mount, propagation: &str) -> bool {
+    mount.options().iter().flatten().any(|option| option.strip_prefix('r').unwrap_or(option) == propagation)
+}
+
+/// Whether what is mounted in the container is to appear outside.
+fn is_shared(spec: &Spec) -> bool {
+    let linux = spec.linux().as_ref();
+    linux.and_then(|linux| linux.rootfs_propagation().as_deref()).is_some_and(|name| name.ends_with("shared"))
+}
+
+/// Whether a folder has the root somewhere below it: a copy of it that is made later would show the container itself.
+fn holds_root(rootfs: &Rootfs, folder: &Path) -> bool {
+    matches!(rootfs, Rootfs::Path(root) if root.starts_with(folder))
+}
+
 /// The source of a bind mount as a detached mount, cut off from the host's mounts unless it asks otherwise.
 fn open_source(mount: &Mount, bind: Bind, source: &Path) -> Result<OwnedFd> {
     let destination = mount.destination().display();
@@ -317,11 +354,10 @@ fn open_source(mount: &Mount, bind: Bind, source: &Path) -> Result<OwnedFd> {
         (Err(Errno::INVAL), Some(place)) => elsewhere::clone_from(place).context(said)?,
         (cloned, _) => cloned.context(said)?,
     };
-    let wants = |option: &String| matches!(option.as_str(), "slave" | "rslave" | "shared" | "rshared");
-    let propagation = match mount.options().iter().flatten().find(|option| wants(option)) {
-        None => options::private(),
-        Some(option) if option.ends_with("slave") => options::slave(),
-        Some(_) => return Ok(tree),
+    let propagation = match (wants(mount, "slave"), wants(mount, "shared")) {
+        (true, _) => options::slave(),
+        (false, true) => return Ok(tree),
+        (false, false) => options::private(),
     };
     set_attributes(tree.as_fd(), &MountAttributes { propagation, ..MountAttributes::default() }, true)
         .context(|| format!("cut `{}` off from the host's mounts", source.display()))?;

@@ -86,7 +86,7 @@ fn carry_out(arguments: &Arguments) -> Result<i32> {
         Verb::Create(create) => holder::create(&instances, create, cgroups).map(done),
         Verb::Start(id) => holder::start(&instances.find(&id.id)?).map(done),
         Verb::Run(run) => foreground::run(&instances, run, cgroups),
-        Verb::State(id) => print(&instances.find(&id.id)?.state()),
+        Verb::State(id) => inspect::state(&instances.find(&id.id)?),
         Verb::Kill(kill) => control::kill(&instances.find(&kill.id.id)?, kill).map(done),
         Verb::Delete(delete) => control::delete(&instances, delete).map(done),
         Verb::Exec(exec) => {
@@ -132,6 +132,9 @@ fn in_engines_words(error: Error, program: &str) -> Error {
         Kind::Denied => format!("exec: \"{program}\": permission denied"),
         _ => return error,
     };
+    if error.to_string() == words {
+        return error;
+    }
     let hint = error.advice().map(str::to_owned);
     let said = Error::new(error.kind(), words).because(error);
     match hint {

@@ -6,7 +6,8 @@
 //!
 //! Meaning, as libseccomp has it: a call that is listed without conditions has that verdict, whatever else is said
 //! about it; otherwise its rules are tried in the order of the Spec, and the default is last. A rule whose action is
-//! the default says nothing. Names that an architecture does not have say nothing there. A call by an architecture that
+//! the default says nothing. A number above all that the Spec names is a call that does not exist, unless the default
+//! lets calls through. Names that an architecture does not have say nothing there. A call by an architecture that
 //! the Spec does not list kills the thread.
 
 mod compile;

@@ -88,7 +88,7 @@ fn hooks_as_crun_and_runc_have_them() {
     ];
     for moment in &MOMENTS[..4] {
         let name: &'static str = Box::leak(format!("a {moment} that fails").into_boxed_str());
-        let words: &'static str = Box::leak(format!("hooks.{moment}[0]").into_boxed_str());
+        let words: &'static str = Box::leak(format!("error running {moment} hook #0").into_boxed_str());
         cases.push(refused(name, words).prepare(programs).with_bundle(move |spec, bundle| {
             spec["hooks"][moment] = json!([hook(bundle, "fail", moment)]);
         }));
@@ -123,6 +123,10 @@ fn lives_as_crun_and_runc_have_them() {
             for n in $(seq 100); do status | grep -q stopped && break; sleep 0.05; done; status; $R delete $ID; echo $?; $R state $ID 2>/dev/null; echo $?").shows("\"created\"\n0\n\"status\": \"running\""),
         life("the state has what it must", "sleep 60", "$R create $ID </dev/null >/dev/null; $R state $ID | grep -oE '\"(ociVersion|id|status|pid|bundle)\"' | sort; $R delete --force $ID").shows("pid"),
         life("an id twice", "sleep 60", "$R create $ID </dev/null >/dev/null; $R create $ID </dev/null >/dev/null 2>&1 && echo twice || echo refused; $R delete --force $ID").shows("refused"),
+        life("an id twice at once", "sleep 60", "try() { $R create $ID </dev/null >/dev/null 2>err-$1; echo $? >code-$1; }
+            for n in 1 2 3 4 5; do try a & try b & wait; sort code-a code-b; grep -l exist err-a err-b | wc -l; $R delete --force $ID; done").shows("0\n1\n1\n0\n1\n1\n0\n1\n1\n0\n1\n1\n0\n1\n1\n"),
+        life("ended before its start", "sleep 60", "$R create $ID </dev/null >/dev/null; $R kill $ID TERM
+            for n in $(seq 20); do $R state $ID | grep -o stopped && break; sleep 0.05; done; $R delete --force $ID; echo $?").shows("stopped\n0"),
         life("an id that is a path", "", "$R create a/b </dev/null >/dev/null 2>&1 && echo taken || echo refused").shows("refused"),
         life("start twice", "sleep 60", "$R create $ID </dev/null >/dev/null; $R start $ID; $R start $ID 2>/dev/null && echo twice || echo refused; $R delete --force $ID").shows("refused"),
         life("delete what runs", "sleep 60", "$R create $ID </dev/null >/dev/null; $R start $ID; $R delete $ID 2>/dev/null && echo gone || echo refused; $R delete --force $ID; echo $?").shows("refused"),

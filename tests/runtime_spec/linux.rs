@@ -66,6 +66,19 @@ fn namespaces_as_crun_and_runc_have_them() {
             })
             .drive(DIFFERENT)
             .shows("same pid"),
+        case("no mount namespace", "cat /proc/self/mountinfo | wc -l >/dev/null; ls /proc/1/comm; ls /bin/busybox")
+            .with(|spec| share(spec, "mount"))
+            .drive("$R run $ID; echo \"exit $?\"; umount -l $B/rootfs 2>/dev/null; true")
+            .shows("/bin/busybox\nexit 0"),
+        case("exec without a mount namespace", "sleep 60")
+            .with(|spec| share(spec, "mount"))
+            .drive("$R create $ID </dev/null >/dev/null; $R start $ID; $R exec $ID ls /bin/busybox /etc/passwd; $R delete --force $ID; umount -l $B/rootfs 2>/dev/null; true")
+            .shows("/bin/busybox\n"),
+        case("what is left of its mounts", "true")
+            .with(|spec| share(spec, "mount"))
+            .drive("$R run $ID; echo \"left $(grep -c $B/rootfs /proc/self/mountinfo)\"; umount -l $B/rootfs 2>/dev/null; true")
+            .shows("left 0")
+            .but("nothing is left of a container; crun and runc leave its mounts in their caller's namespace"),
         joined("network", "net", "--net"),
         joined("ipc", "ipc", "--ipc"),
         joined("uts", "uts", "--uts"),

@@ -157,6 +157,14 @@ fn kinds_of_mounts_as_crun_and_runc_have_them() {
         case("a source in the bundle", "cat /m/file").prepare(source).with(|spec| {
             mount(spec, json!({"destination": "/m", "type": "bind", "source": "source", "options": ["bind"]}));
         }).drive("cd /; $R run --bundle $B $ID; echo \"exit $?\"").shows("content"),
+        case("a source in an earlier mount", "cat /again/file").prepare(source).with_bundle(|spec, bundle| {
+            bound(spec, bundle, "/m");
+            mount(spec, json!({"destination": "/again", "type": "bind", "source": bundle.join("rootfs/m"), "options": ["bind"]}));
+        }).shows("content"),
+        case("the order of the table", "awk '{ print $5 }' /proc/self/mountinfo | grep -E '^/(m|t|again)$'").prepare(source).with_bundle(|spec, bundle| {
+            mount(spec, json!({"destination": "/t", "type": "tmpfs", "source": "tmpfs"}));
+            bound(spec, bundle, "/m");
+        }).shows("/t\n/m\n"),
         case("a deep destination", "cat /a/b/c/file; stat -c %a /a /a/b").prepare(source).with_bundle(|spec, bundle| bound(spec, bundle, "/a/b/c")).shows("content"),
         case("a relative destination", "cat /m/file").prepare(source).with_bundle(|spec, bundle| bound(spec, bundle, "m")).shows("content"),
         case("a destination with ..", "cat /m/file").prepare(source).with_bundle(|spec, bundle| bound(spec, bundle, "/tmp/../../m")).shows("content"),

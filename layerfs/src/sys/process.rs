@@ -211,6 +211,25 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     }
 }
 
+/// Closes what this process was given by whoever executed it, from descriptor `first` on. Those are known by not being
+/// close-on-exec, which every descriptor of its own is.
+///
+/// # Errors
+/// `/proc/self/fd` cannot be read.
+pub fn close_inherited(first: RawFd) -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")?.flatten() {
+        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
+        // SAFETY: asking for a descriptor's flags changes nothing, and closing one that nobody in this process owns
+        // leaves no stale owner: what is owned here was opened close-on-exec.
+        unsafe {
+            if number >= first && libc::fcntl(number, libc::F_GETFD) == 0 {
+                libc::close(number);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Lets the descriptors from `first` up to but not including `end` survive `execve(2)`. Numbers that are not open
 /// are passed over.
 pub fn keep_on_exec(first: RawFd, end: RawFd) {

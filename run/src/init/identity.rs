@@ -1,7 +1,7 @@
 //! Who the container's process is and what it may do: ids, capabilities, limits.
 
 use layerfs::error::{Context, Error, Kind, Result};
-use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, PosixRlimitType, Process};
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, PosixRlimitType, Process, Spec};
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -139,11 +139,17 @@ fn bit(capability: Capability) -> CapabilitySet {
     }
 }
 
+/// Whether the process stays in the caller's groups: what podman asks for by `--group-add keep-groups`, in crun's word.
+pub(crate) fn keeps_groups(spec: &Spec) -> bool {
+    let annotations = spec.annotations().as_ref();
+    annotations.and_then(|all| all.get("run.oci.keep_original_groups")).is_some_and(|value| value != "0")
+}
+
 /// Becomes the user of the Spec while keeping the permitted capabilities, so that what follows can still be done.
-pub(crate) fn become_user(process: &Process) -> Result<()> {
+pub(crate) fn become_user(process: &Process, keeps_groups: bool) -> Result<()> {
     let user = process.user();
     let groups: Vec<Gid> = user.additional_gids().iter().flatten().map(|gid| Gid::from_raw(*gid)).collect();
-    match set_thread_groups(&groups) {
+    match if keeps_groups { Ok(()) } else { set_thread_groups(&groups) } {
         // A user namespace with a single id cannot change groups: they are the caller's and stay so.
         Err(Errno::PERM) if groups.is_empty() => {}
         Err(Errno::PERM | Errno::INVAL) => {

@@ -25,10 +25,13 @@ use super::channel::{Channel, Message};
 use super::hooks::{Listener, Outside};
 use crate::spec::VERSION;
 
-/// Whether a rule asks for an agent.
+/// Whether there is a listener: where a rule asks for an agent, and, as with crun, where an agent is named.
 pub(crate) fn notifies(seccomp: &LinuxSeccomp) -> bool {
     let notify = LinuxSeccompAction::ScmpActNotify;
-    seccomp.default_action() == notify || seccomp.syscalls().iter().flatten().any(|rule| rule.action() == notify)
+    let is_named = seccomp.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+    is_named
+        || seccomp.default_action() == notify
+        || seccomp.syscalls().iter().flatten().any(|rule| rule.action() == notify)
 }
 
 /// The agent that a Spec names; `None` where no rule asks for one.
@@ -62,9 +65,9 @@ impl Outside {
         if let Some(metadata) = metadata {
             state["metadata"] = json!(metadata);
         }
-        let said = |what: &str| format!("{what} the seccomp agent at `{}`", socket.display());
+        let said = |what: &str| format!("failed to {what} seccomp agent `{}`", socket.display());
         let stream = UnixStream::connect(socket)
-            .context(|| said("reach"))
+            .context(|| said("connect with"))
             .map_err(|error| error.hint("linux.seccomp.listenerPath is the socket of an agent that runs already"))?;
         let text = state.to_string();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

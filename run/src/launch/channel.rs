@@ -59,6 +59,12 @@ pub(crate) fn pair() -> Result<(OwnEnd, Channel)> {
     Ok((Cell::new(Some(Channel(own))), Channel(child)))
 }
 
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Channel {
     /// Sends one message.
     pub(crate) fn send(&self, message: &Message) -> Result<()> {

@@ -80,6 +80,11 @@ impl Moment {
         }
     }
 
+    /// Its own name: what engines' logs are searched for.
+    fn name(self) -> &'static str {
+        self.field().strip_prefix("hooks.").unwrap_or_default()
+    }
+
     /// What the container is, in the specification's words.
     fn status(self) -> &'static str {
         match self {
@@ -145,11 +150,12 @@ impl Outside {
             return Ok(());
         }
         let state = self.state(moment.status(), pid).to_string();
-        // In the container the bundle does not exist.
-        let folder = (moment != Moment::StartContainer).then_some(self.identity.bundle.as_path());
+        // In the container the bundle does not exist, and before that its root is where this process is.
+        let inside = matches!(moment, Moment::CreateContainer | Moment::StartContainer);
+        let folder = (!inside).then_some(self.identity.bundle.as_path());
         for (index, hook) in hooks.iter().enumerate() {
             run_one(hook, &state, folder, environment)
-                .context(|| format!("{}[{index}]: `{}`", moment.field(), hook.path().display()))?;
+                .context(|| format!("error running {} hook #{index}: `{}`", moment.name(), hook.path().display()))?;
         }
         Ok(())
     }
@@ -209,13 +215,14 @@ fn run_one(hook: &Hook, state: &str, folder: Option<&Path>, environment: Option<
     let call = Call::of(hook, environment)?;
     let child = sys::clone_child(&CloneOptions::default(), || call.execute(&input, &said, folder));
     let child = child.context(|| "start it")?;
-    let code = wait(&child, hook.timeout())?;
-    if code == Some(0) {
-        return Ok(());
-    }
-    let how = match code {
-        Some(code) => format!("it ended with exit code {code}"),
-        None => "it was killed".to_owned(),
+    let how = match wait(&child, hook.timeout())? {
+        End::Code(0) => return Ok(()),
+        End::Code(code) => format!("it ended with exit code {code}"),
+        End::Signal(Some(SYS)) => {
+            "it was killed for a bad system call: linux.seccomp forbids one that it makes".to_owned()
+        }
+        End::Signal(Some(number)) => format!("it was killed by signal {number}"),
+        End::Signal(None) => "it was killed".to_owned(),
     };
     let quote = last_line(&said).map_or(String::new(), |line| format!(", saying: {line}"));
     Err(Error::new(Kind::System, format!("{how}{quote}")))
@@ -285,8 +292,17 @@ impl Call {
     }
 }
 
-/// Waits for a hook's end: its exit code, or `None` where a signal killed it.
-fn wait(child: &Child, seconds: Option<i64>) -> Result<Option<i32>> {
+/// `SIGSYS`
+const SYS: i32 = 31;
+
+/// How a hook ended.
+enum End {
+    Code(i32),
+    Signal(Option<i32>),
+}
+
+/// Waits for a hook's end.
+fn wait(child: &Child, seconds: Option<i64>) -> Result<End> {
     if let Some(seconds) = seconds {
         let limit = Duration::from_secs(seconds.unsigned_abs());
         if !ends_within(child, limit)? {
@@ -313,12 +329,17 @@ fn ends_within(child: &Child, limit: Duration) -> Result<bool> {
     }
 }
 
-fn reap(child: &Child) -> Result<Option<i32>> {
+fn reap(child: &Child) -> Result<End> {
     use std::os::fd::AsFd;
     loop {
         match waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED) {
             Err(Errno::INTR) => {}
-            ended => return Ok(ended.context(|| "wait for it")?.and_then(|status| status.exit_status())),
+            ended => {
+                let status = ended.context(|| "wait for it")?;
+                let signal = || status.as_ref().and_then(|status| status.terminating_signal());
+                let code = status.as_ref().and_then(|status| status.exit_status());
+                return Ok(code.map_or_else(|| End::Signal(signal()), End::Code));
+            }
         }
     }
 }

@@ -43,8 +43,9 @@ impl Namespaces {
                 }
             }
         }
-        if new & libc_flag::MOUNT == 0 && !joins.iter().any(|(_, kind)| *kind == LinkNameSpaceType::Mount) {
-            return Err(Error::new(Kind::Unsupported, "a container without a mount namespace of its own")
+        if new & libc_flag::USER != 0 && seen & libc_flag::MOUNT == 0 {
+            // The caller's mounts are its user namespace's, and nobody changes them from within another.
+            return Err(Error::new(Kind::Invalid, "a user namespace of its own needs a mount namespace, too")
                 .hint("list a mount namespace in linux.namespaces: new, or another one by its path"));
         }
         if new & libc_flag::USER != 0 {

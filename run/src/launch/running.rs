@@ -128,7 +128,20 @@ impl Created {
     /// # Errors
     /// [`Kind::NotFound`]: there is no such program in the container. [`Kind::Denied`]: it cannot be executed. Any
     /// other kind: the last steps before it failed. The container is gone then.
-    pub fn start(mut self) -> Result<Running> {
+    pub fn start(self) -> Result<Running> {
+        let (running, outside) = self.run_program()?;
+        match outside.map_or(Ok(()), |outside| outside.run(Moment::Poststart, running.pid, None)) {
+            Ok(()) => Ok(running),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = running.destroy();
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets the program run, and leaves what others do after that to the caller.
+    pub(crate) fn run_program(mut self) -> Result<(Running, Option<Outside>)> {
         // A process that died meanwhile says so below, in what is received.
         let _ = self.channel.send(&Message::Go);
         loop {
@@ -137,19 +150,17 @@ impl Created {
                 Some(Message::Failed(error)) => return Err(error),
                 Some(Message::Listener(listener)) => {
                     if let Some(outside) = &self.outside {
-                        outside.inform_agent(listener.as_fd(), self.process.pid)?;
+                        // Whether the program is there is another question.
+                        outside.inform_agent(listener.as_fd(), self.process.pid).map_err(super::about_set_up)?;
                     }
                     self.channel.send(&Message::GoOn)?;
                 }
                 Some(_) => {}
             }
         }
-        if let Some(outside) = &self.outside {
-            outside.run(Moment::Poststart, self.process.pid, None)?;
-        }
         let (pid, pidfd) = self.process.release()?;
         let cgroup = self.cgroup.0.take().unwrap_or_default();
-        Ok(Running { pid, pidfd, terminal: self.terminal, cgroup })
+        Ok((Running { pid, pidfd, terminal: self.terminal, cgroup }, self.outside))
     }
 }
 

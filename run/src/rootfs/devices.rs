@@ -4,9 +4,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
+use layerfs::sys::mount::{MountAttributes, set_attributes};
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, fstat, makedev, mknodat, open, statat, symlinkat};
 use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
 
 use super::path::Root;
 use super::{attach, clone_mount_of};
@@ -49,7 +51,7 @@ const LINKS: [(&str, &str); 6] = [
 
 /// Fills `/dev`.
 pub(super) fn populate(root: &Root, linux: Option<&Linux>, way: Way) -> Result<()> {
-    let dev = root.ensure_dir(Path::new("/dev"))?;
+    let dev = root.ensure_plain_dir(Path::new("/dev"))?;
     for (path, major, minor) in DEFAULT {
         let number = makedev(major, minor);
         let node = Node { path: path.into(), kind: FileType::CharacterDevice, number, mode: 0o666, owner: (0, 0) };
@@ -125,6 +127,9 @@ fn bind(root: &Root, node: &Node) -> Result<()> {
         return Ok(());
     }
     let tree = clone_mount_of(host.as_fd(), false).at("bind the host's", &node.path)?;
+    let set = u64::from((MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC).bits());
+    set_attributes(tree.as_fd(), &MountAttributes { set, ..MountAttributes::default() }, false)
+        .at("take rights from the host's", &node.path)?;
     attach(tree.as_fd(), target.as_fd()).at("bind the host's device on", &node.path)
 }
 

@@ -14,10 +14,19 @@ const IPC: [&str; 9] =
 /// Refuses what would change the host: a setting of no namespace, or of one that the container shares with it.
 pub(super) fn check(spec: &Spec) -> Result<()> {
     let Some(sysctls) = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref()) else { return Ok(()) };
-    for name in sysctls.keys() {
+    for (name, value) in sysctls {
         let path = path(name);
         if path.split('/').any(|part| part.is_empty() || part == "..") {
             return Err(Error::new(Kind::Invalid, format!("sysctl `{}` is not a name", name.escape_debug())));
+        }
+        let has_field = match path.as_str() {
+            "kernel/hostname" => Some("hostname"),
+            "kernel/domainname" if spec.domainname().as_ref().is_some_and(|own| own != value) => Some("domainname"),
+            _ => None,
+        };
+        if let Some(field) = has_field {
+            let sentence = format!("sysctl `{name}` is not allowed as it conflicts with the field `{field}`");
+            return Err(Error::new(Kind::Invalid, sentence).hint("say it by the field"));
         }
         let Some((kind, word)) = namespace_of(&path) else {
             return Err(Error::new(Kind::Unsupported, format!("sysctl `{name}` belongs to the whole machine"))

@@ -248,7 +248,7 @@ pub(super) struct Exec {
     pub(super) cap: Vec<String>,
     /// In a cgroup below the container's, which is there already
     #[arg(long, value_name = "[CONTROLLERS:]PATH")]
-    pub(super) cgroup: Option<String>,
+    pub(super) cgroup: Vec<String>,
     /// Also in a paused container
     #[arg(long)]
     pub(super) ignore_paused: bool,

@@ -33,7 +33,7 @@ pub(super) struct Bundle {
 
 impl Bundle {
     /// Reads the bundle of a container that is to be made.
-    pub(super) fn read(create: &Create, cgroups: CgroupManager) -> Result<Self> {
+    pub(super) fn read(create: &Create) -> Result<Self> {
         let folder = fs::canonicalize(&create.bundle).at("open bundle", &create.bundle)?;
         let mut spec = read_spec(&folder.join(&create.config))?;
         if shares_folders(&spec, &folder) {
@@ -42,13 +42,25 @@ impl Bundle {
         let root = spec.root().as_ref().map(|root| folder.join(root.path()));
         let root =
             root.ok_or_else(|| Error::new(Kind::Invalid, format!("`{}` names no root", create.config.display())))?;
+        // Older tools spell what lies in the root by the host's path of it, and crun and runc take that.
+        for mount in spec.mounts_mut().iter_mut().flatten() {
+            if let Ok(inner) = mount.destination().strip_prefix(&root).map(Path::to_owned) {
+                mount.set_destination(Path::new("/").join(inner));
+            }
+        }
         let id = create.id.id.clone();
-        let cgroup = plan(&spec, &id, cgroups)?;
         let preserve_fds = match spec.process_mut() {
             Some(process) => pass_on_sockets(process, &create.handles)?,
             None => 0,
         };
+        let cgroup = cgroup::Plan::none();
         Ok(Self { identity: Identity { id, bundle: folder }, spec, cgroup, root, preserve_fds })
+    }
+
+    /// Decides where it is counted: what belongs to nobody else once the id is claimed.
+    pub(super) fn place(&mut self, cgroups: CgroupManager) -> Result<()> {
+        self.cgroup = plan(&self.spec, &self.identity.id, cgroups)?;
+        Ok(())
     }
 
     /// Whether its first process begins a pid namespace.
@@ -119,7 +131,6 @@ fn plan(spec: &Spec, id: &str, cgroups: CgroupManager) -> Result<cgroup::Plan> {
     let linux = spec.linux().as_ref();
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let path = linux.and_then(|linux| linux.cgroups_path().as_deref()).filter(|path| !path.as_os_str().is_empty());
-    let default = format!("layerfs-{id}");
     let unit = match cgroups {
         CgroupManager::Disabled => return Ok(cgroup::Plan::none()),
         CgroupManager::Cgroupfs => None,
@@ -128,7 +139,8 @@ fn plan(spec: &Spec, id: &str, cgroups: CgroupManager) -> Result<cgroup::Plan> {
             Some(Unit::of(path, id, user)?.with_annotations(spec.annotations().iter().flatten()))
         }
     };
-    let name = path.unwrap_or(Path::new(&default));
+    // By its id alone, as with crun and runc: so it is looked for.
+    let name = path.unwrap_or(Path::new(id));
     cgroup::plan_for(&Request { resources, name, presence: Presence::Everywhere, unit })
 }
 

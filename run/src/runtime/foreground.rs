@@ -29,8 +29,10 @@ pub(super) fn run(instances: &Instances, run: &Run, cgroups: CgroupManager) -> R
             }
         };
     }
-    let bundle = Bundle::read(create, cgroups)?;
-    let mut instance = instances.make(&bundle)?;
+    let mut bundle = Bundle::read(create)?;
+    let claim = instances.claim(&create.id.id)?;
+    bundle.place(cgroups)?;
+    let mut instance = claim.write(&bundle)?;
     let attended = attend(bundle.has_terminal(), &create.handles, |io| {
         let created = bundle.launch(io, true)?;
         for note in created.notes() {

@@ -16,12 +16,13 @@ use super::bundle::Bundle;
 use super::instances::{Instance, Instances, Status};
 use super::{in_engines_words, introduce, send_terminal, through_folder, warn};
 use crate::failure;
-use crate::launch::{Created, Io, Stdio};
+use crate::launch::hooks::{Moment, Outside};
+use crate::launch::{Created, Io, Running, Stdio};
 use crate::session::null;
 
 /// Makes a container and leaves a holder with it.
 pub(super) fn create(instances: &Instances, create: &Create, cgroups: CgroupManager) -> Result<()> {
-    let bundle = Bundle::read(create, cgroups)?;
+    let mut bundle = Bundle::read(create)?;
     if bundle.has_terminal() != create.handles.console_socket.is_some() {
         let message = match bundle.has_terminal() {
             true => "the container wants a terminal, and there is no --console-socket to send it to",
@@ -29,7 +30,9 @@ pub(super) fn create(instances: &Instances, create: &Create, cgroups: CgroupMana
         };
         return Err(Error::new(Kind::Usage, message).hint("see process.terminal of config.json"));
     }
-    let mut instance = instances.make(&bundle)?;
+    let claim = instances.claim(&create.id.id)?;
+    bundle.place(cgroups)?;
+    let mut instance = claim.write(&bundle)?;
     let made = make(&mut instance, &bundle, &create.handles);
     if made.is_err() {
         // The first error is the one to tell.
@@ -69,7 +72,8 @@ fn make(instance: &mut Instance, bundle: &Bundle, handles: &Handles) -> Result<(
 
 /// Waits for `start`, or for the container to be killed.
 fn hold(created: Created, listener: &UnixListener, instance: &Instance, program: &str) -> i32 {
-    // Whoever reads the container's streams must see them end with the container.
+    // Whoever reads the container's streams, or anything else that was left open, must see it end with the container.
+    let _ = layerfs::sys::process::close_inherited(3);
     let Ok(null) = null() else { return 1 };
     let _ = rustix::stdio::dup2_stdin(&null)
         .and_then(|()| rustix::stdio::dup2_stdout(&null))
@@ -91,13 +95,25 @@ fn hold(created: Created, listener: &UnixListener, instance: &Instance, program:
     };
     // From here on it is no longer one that was only created.
     let _ = fs::remove_file(instance.socket());
-    let answer = match created.start().map_err(|error| in_engines_words(error, program)) {
-        // Dropped, it goes on.
-        Ok(_running) => b"ok".to_vec(),
+    let started = created.run_program().map_err(|error| in_engines_words(error, program));
+    let answer = match started.and_then(|(running, outside)| after_start(running, outside, instance)) {
+        Ok(()) => b"ok".to_vec(),
         Err(error) => failure::to_bytes(&error),
     };
     let _ = (&stream).write_all(&answer);
     0
+}
+
+/// Runs what is to run after the start. Where that fails the container is stopped and taken away (runtime.md,
+/// "Lifecycle", steps 9 and 12).
+fn after_start(running: Running, outside: Option<Outside>, instance: &Instance) -> Result<()> {
+    let Some(outside) = outside else { return Ok(()) };
+    let ran = outside.run(Moment::Poststart, running.pid(), None);
+    if ran.is_err() {
+        // The first error is the one to tell.
+        let _ = running.destroy().and_then(|()| instance.remove());
+    }
+    ran
 }
 
 /// Lets a created container's program run.

@@ -6,7 +6,18 @@ use layerfs::error::{Context, Error, Kind, Result};
 
 use super::arguments::{Format, List, Ps};
 use super::instances::{Instance, Instances, Status};
-use super::say;
+use super::{print, say};
+
+/// One container. As with crun and runc there is nothing to be seen of it before it is made.
+pub(super) fn state(instance: &Instance) -> Result<i32> {
+    match instance.status() {
+        Status::Creating => {
+            let sentence = format!("container `{}` is being made, or was left half-made", instance.id());
+            Err(Error::new(Kind::Conflict, sentence).hint("delete --force removes what is left of one"))
+        }
+        _ => print(&instance.state()),
+    }
+}
 
 /// All containers of a root.
 pub(super) fn list(instances: &Instances, list: &List) -> Result<i32> {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::bundle::Bundle;
 use crate::cgroup::Cgroup;
 use crate::launch::{Created, Identity, hooks};
+use crate::rootfs::shared;
 use crate::spec::VERSION;
 use crate::state::ProcessId;
 use crate::time;
@@ -43,6 +44,8 @@ struct Record {
     hooks: Option<Hooks>,
     /// Its first process takes all others along when it ends.
     own_pid_namespace: bool,
+    /// Its mounts are in its maker's mount namespace.
+    callers_mounts: bool,
 }
 
 /// `process.json`. A file of its own, so that nothing is ever written anew: replacing a file by a rename has a disk's
@@ -52,6 +55,9 @@ struct Life {
     process: ProcessId,
     /// As it was made.
     cgroup: Cgroup,
+    /// The number of its root's mount, where that is one of its maker's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mount: Option<u64>,
 }
 
 /// The specification's word for where a container is in its life, and one more.
@@ -89,6 +95,8 @@ pub(super) struct Instance {
     record: Record,
     /// Its first process, once it has one.
     process: Option<ProcessId>,
+    /// Its root's mount, where nobody else takes that away.
+    mount: Option<u64>,
 }
 
 impl Instances {
@@ -122,35 +130,18 @@ impl Instances {
         Ok(())
     }
 
-    /// A new one; its folder is its claim to the id.
-    pub(super) fn make(&self, bundle: &Bundle) -> Result<Instance> {
-        let id = &bundle.identity.id;
+    /// Claims an id for a container that is to be made. Of several who ask at once, one gets it.
+    pub(super) fn claim(&self, id: &str) -> Result<Claim> {
         check_id(id)?;
         self.make_root()?;
         let folder = self.root.join(id);
-        if let Err(error) = fs::DirBuilder::new().mode(0o700).create(&folder) {
-            return match error.kind() {
-                std::io::ErrorKind::AlreadyExists => {
-                    Err(Error::new(Kind::Conflict, format!("container `{id}` exists already")))
-                }
-                _ => Err(error).at("create", &folder),
-            };
+        match fs::DirBuilder::new().mode(0o700).create(&folder) {
+            Ok(()) => Ok(Claim(Some(folder))),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(Error::new(Kind::Conflict, format!("container `{id}` exists already")))
+            }
+            Err(error) => Err(error).at("create", &folder),
         }
-        let annotations = bundle.spec.annotations().clone().unwrap_or_default();
-        let record = Record {
-            id: id.to_owned(),
-            bundle: bundle.identity.bundle.clone(),
-            root: bundle.root.clone(),
-            owner: rustix::process::geteuid().as_raw(),
-            created: time::format(time::now()),
-            // Written down before it is made, for whoever clears up.
-            cgroup: bundle.cgroup.cgroup(),
-            annotations,
-            hooks: bundle.spec.hooks().clone(),
-            own_pid_namespace: bundle.has_own_pid_namespace(),
-        };
-        write_new(&folder.join(RECORD), &record)?;
-        Ok(Instance { folder, record, process: None })
     }
 
     /// The one with this id.
@@ -163,14 +154,14 @@ impl Instances {
             }
             // Half-made: there is nothing to know of it but that it can be deleted.
             let record = Record { id: id.to_owned(), ..Record::default() };
-            return Ok(Instance { folder, record, process: None });
+            return Ok(Instance { folder, record, process: None, mount: None });
         };
-        let mut process = None;
+        let (mut process, mut mount) = (None, None);
         if let Some(life) = read::<Life>(&folder.join(LIFE))? {
             record.cgroup = life.cgroup;
-            process = Some(life.process);
+            (process, mount) = (Some(life.process), life.mount);
         }
-        Ok(Instance { folder, record, process })
+        Ok(Instance { folder, record, process, mount })
     }
 
     pub(super) fn all(&self) -> Result<Vec<Instance>> {
@@ -185,13 +176,48 @@ impl Instances {
     }
 }
 
+/// A folder below the root: a container's claim to its id. It goes again where nothing comes of it.
+#[derive(Debug)]
+pub(super) struct Claim(Option<PathBuf>);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(folder) = self.0.take() {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
+
+impl Claim {
+    /// Writes down what is to be made, for whoever clears up.
+    pub(super) fn write(mut self, bundle: &Bundle) -> Result<Instance> {
+        let record = Record {
+            id: bundle.identity.id.clone(),
+            bundle: bundle.identity.bundle.clone(),
+            root: bundle.root.clone(),
+            owner: rustix::process::geteuid().as_raw(),
+            created: time::format(time::now()),
+            cgroup: bundle.cgroup.cgroup(),
+            annotations: bundle.spec.annotations().clone().unwrap_or_default(),
+            hooks: bundle.spec.hooks().clone(),
+            own_pid_namespace: bundle.has_own_pid_namespace(),
+            callers_mounts: shared::has_callers_mounts(&bundle.spec),
+        };
+        let folder = self.0.as_deref().unwrap_or(Path::new(""));
+        write_new(&folder.join(RECORD), &record)?;
+        Ok(Instance { folder: self.0.take().unwrap_or_default(), record, process: None, mount: None })
+    }
+}
+
 impl Instance {
     /// Writes down its first process, and the cgroup as it was made.
     pub(super) fn record(&mut self, created: &Created) -> Result<()> {
-        let life = Life { process: ProcessId::of(created.pid())?, cgroup: created.cgroup().clone() };
+        let mount = if self.record.callers_mounts { shared::mount_at(&self.record.root) } else { None };
+        let life = Life { process: ProcessId::of(created.pid())?, cgroup: created.cgroup().clone(), mount };
         write_new(&self.folder.join(LIFE), &life)?;
         self.record.cgroup = life.cgroup;
         self.process = Some(life.process);
+        self.mount = life.mount;
         Ok(())
     }
 
@@ -269,7 +295,14 @@ impl Instance {
     /// try where the cgroup does. Its `poststop` hooks come last, and what goes wrong there is only a warning.
     pub(super) fn remove(&self) -> Result<()> {
         self.record.cgroup.destroy()?;
-        fs::remove_dir_all(&self.folder).at("remove", &self.folder)?;
+        if let Some(mount) = self.mount {
+            shared::let_go(&self.record.root, mount)?;
+        }
+        match fs::remove_dir_all(&self.folder) {
+            // Whoever made it and failed took it away at this moment.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => removed.at("remove", &self.folder)?,
+        }
         if let Some(all) = &self.record.hooks {
             for error in hooks::run_poststop(all, &self.record.annotations, &self.identity()) {
                 let _ = writeln!(std::io::stderr(), "layerfs-runtime: warning: {}", error.chain());
@@ -310,7 +343,8 @@ fn check_id(id: &str) -> Result<()> {
     let valid = id.bytes().next().is_some_and(first) && id.bytes().all(|b| first(b) || b == b'.') && id.len() <= 255;
     match valid {
         true => Ok(()),
-        false => Err(Error::new(Kind::Usage, format!("`{}` is not a container's id", id.escape_debug()))),
+        false => Err(Error::new(Kind::Usage, format!("invalid character in container ID `{}`", id.escape_debug()))
+            .hint("letters, digits and `_+-.`, at most 255, and no dot in front")),
     }
 }
 

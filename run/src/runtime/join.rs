@@ -1,7 +1,6 @@
 //! `exec`: another program in a running container.
 
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
 
 use layerfs::error::{Context, Error, Kind, Result};
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec};
@@ -10,6 +9,7 @@ use super::arguments::Exec;
 use super::bundle::{pass_on_sockets, read_spec, terminal_size};
 use super::instances::{Instance, Status};
 use super::{foreground, in_engines_words, introduce, send_terminal, warn};
+use crate::cgroup::Below;
 use crate::exec::{self, exec as join};
 use crate::launch::{Created, Io, Stdio};
 
@@ -46,7 +46,7 @@ pub(super) fn exec(instance: &Instance, arguments: &Exec) -> Result<i32> {
     let program = process.args().iter().flatten().next().cloned().unwrap_or_default();
     let first = instance.open_process()?;
     let identity = instance.identity();
-    let below = cgroup_below(arguments.cgroup.as_deref())?;
+    let below = Below::parse(&arguments.cgroup)?;
     let make = |io: Io, dies_with_parent: bool| {
         join(exec::Exec {
             container: first.as_fd(),
@@ -170,19 +170,6 @@ fn with_capabilities(mut capabilities: LinuxCapabilities, names: &[String]) -> R
     Ok(capabilities)
 }
 
-/// A folder below the container's cgroups: `[CONTROLLERS:]PATH`. The list of controllers says nothing here, where a
-/// process is in the same place of each hierarchy.
-fn cgroup_below(option: Option<&str>) -> Result<PathBuf> {
-    let Some(text) = option else { return Ok(PathBuf::new()) };
-    let path = text.split_once(':').map_or(text, |(_, path)| path);
-    let path = Path::new(path.trim_start_matches('/'));
-    let is_plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    match is_plain {
-        true => Ok(path.to_owned()),
-        false => Err(Error::new(Kind::Usage, format!("`--cgroup {text}` is no path below the container's cgroup"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -212,12 +199,5 @@ mod tests {
         for wrong in ["c1", "-e A c1 id", "-c nonsense c1 id"] {
             assert!(made(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn cgroups_below_are_below() {
-        assert_eq!(cgroup_below(Some("cpu,memory:/a/b")).expect("below"), Path::new("a/b"));
-        assert_eq!(cgroup_below(None).expect("none"), Path::new(""));
-        assert!(cgroup_below(Some("../x")).is_err());
     }
 }

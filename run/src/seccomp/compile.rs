@@ -85,16 +85,17 @@ pub(super) fn compile(spec: &LinuxSeccomp) -> Result<Vec<Instruction>> {
     let mut program = Assembler::default();
     let mut entry = program.verdict(BAD_ARCHITECTURE);
     for column in columns.iter().rev().filter(|column| **column != Column::X32) {
-        let mut spans = rules.spans(*column, 0);
+        let mut spans = rules.all(*column, 0);
         if *column == Column::X86_64 {
             match columns.contains(&Column::X32) {
-                true => spans.extend(rules.spans(Column::X32, X32_BIT)),
+                true => spans.extend(rules.all(Column::X32, X32_BIT)),
                 false => spans.push((X32_BIT, vec![give(BAD_ARCHITECTURE)])),
             }
             spans.push((SKIPPED, vec![give(default)]));
         }
         let others = entry;
-        tree(&mut program, &merged(spans));
+        let root = tree(&mut program, &merged(spans));
+        program.go_on_at(root);
         let section = program.push(load(NUMBER));
         entry = program.branch(Test::Equal, column.audit(), section, others);
     }
@@ -115,13 +116,22 @@ struct Said {
 
 struct Rules {
     default: u32,
+    /// The verdict on calls that are newer than the Spec, where that is not the default.
+    newer: Option<u32>,
+    /// By column, the newest call that the Spec names.
+    newest: [Option<u16>; 4],
     /// By column and number.
     said: [BTreeMap<u16, Said>; 4],
 }
 
 impl Rules {
     fn of(spec: &LinuxSeccomp, default: u32, columns: &[Column]) -> Result<Self> {
-        let mut rules = Self { default, said: Default::default() };
+        let newer = newer(spec, default)?;
+        let mut rules = Self { default, newer, newest: Default::default(), said: Default::default() };
+        for (name, column) in named(spec, columns) {
+            let newest = &mut rules.newest[column as usize];
+            *newest = (*newest).max(number_of(name, column));
+        }
         for rule in spec.syscalls().iter().flatten() {
             let verdict = verdict(rule.action(), rule.errno_ret())?;
             if verdict == default {
@@ -137,14 +147,10 @@ impl Rules {
 
     /// `conditions` are those for each [`Width`].
     fn add(&mut self, name: &str, verdict: u32, conditions: &[Vec<Vec<Instruction>>; 2], columns: &[Column]) {
-        if let Ok(row) = TABLE.binary_search_by(|(known, _)| (*known).cmp(name)) {
-            let numbers = TABLE[row].1;
-            for column in columns {
-                let number = numbers[*column as usize];
-                if number != NONE {
-                    let own = &conditions[column.width() as usize];
-                    self.said[*column as usize].entry(number).or_default().add(verdict, own);
-                }
+        for column in columns {
+            if let Some(number) = number_of(name, *column) {
+                let own = &conditions[column.width() as usize];
+                self.said[*column as usize].entry(number).or_default().add(verdict, own);
             }
         }
         // Behind `socketcall` and `ipc` the call's own arguments lie in memory, where a filter cannot look.
@@ -154,6 +160,17 @@ impl Rules {
             let condition = [compare(LinuxSeccompOperator::ScmpCmpEq, 0, call, 0, Width::Half)];
             self.said[Column::X86 as usize].entry(number).or_default().add(verdict, &[resolve(&condition)]);
         }
+    }
+
+    /// Where each verdict of a column begins, and what is newer than all it names.
+    fn all(&self, column: Column, bit: u32) -> Vec<(u32, Vec<Instruction>)> {
+        let mut spans = self.spans(column, bit);
+        if let (Some(verdict), Some(newest)) = (self.newer, self.newest[column as usize]) {
+            let first = bit | (u32::from(newest) + 1);
+            spans.retain(|(start, _)| *start < first);
+            spans.push((first, vec![give(verdict)]));
+        }
+        spans
     }
 
     /// Where each verdict of a column begins, from number 0 on.
@@ -171,6 +188,30 @@ impl Rules {
         spans.push((bit | next, vec![give(self.default)]));
         spans
     }
+}
+
+/// What a call gets that is newer than whoever wrote the Spec: `ENOSYS`, as from a kernel without it, for programs fall
+/// back to an older call then, and to none where they are told that they may not. So has runc it. A default that lets
+/// calls through, or has somebody else decide, says what to do about these as well.
+fn newer(spec: &LinuxSeccomp, default: u32) -> Result<Option<u32>> {
+    use LinuxSeccompAction as A;
+    const NO_SUCH_CALL: u32 = 38;
+    if matches!(spec.default_action(), A::ScmpActAllow | A::ScmpActLog | A::ScmpActTrace) {
+        return Ok(None);
+    }
+    Ok(Some(verdict(A::ScmpActErrno, Some(NO_SUCH_CALL))?).filter(|verdict| *verdict != default))
+}
+
+/// All that the rules of a Spec name, for each architecture.
+fn named<'a>(spec: &'a LinuxSeccomp, columns: &'a [Column]) -> impl Iterator<Item = (&'a str, Column)> {
+    let names = spec.syscalls().iter().flatten().flat_map(|rule| rule.names());
+    names.flat_map(|name| columns.iter().map(move |column| (name.as_str(), *column)))
+}
+
+/// The number of a call.
+fn number_of(name: &str, column: Column) -> Option<u16> {
+    let row = TABLE.binary_search_by(|(known, _)| (*known).cmp(name)).ok()?;
+    Some(TABLE[row].1[column as usize]).filter(|number| *number != NONE)
 }
 
 impl Said {

@@ -101,6 +101,14 @@ impl Assembler {
         self.push(jump(test, k, jt, jf))
     }
 
+    /// Has what is pushed next go on at that place, be it just behind or farther on.
+    pub(super) fn go_on_at(&mut self, place: Place) {
+        if self.distance(place) > 0 {
+            let k = u32::try_from(self.distance(place)).expect("a program is shorter than that");
+            self.push(Instruction { code: JUMP, jt: 0, jf: 0, k });
+        }
+    }
+
     /// The finished program.
     pub(super) fn finish(mut self) -> Vec<Instruction> {
         self.reversed.reverse();
