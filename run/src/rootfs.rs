@@ -37,6 +37,9 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, ope
 use options::{Attributes, Bind, IdMap, MountOptions};
 use path::{Root, file_type};
 
+/// Most mounts of a Spec: far from what the kernel allows to a namespace, and from what anybody needs.
+const MOUNTS_MAX: usize = 16_384;
+
 /// Where a container's root comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rootfs {
@@ -147,6 +150,10 @@ impl<'a> Prepared<'a> {
             Rootfs::Path(path) => Tree::new(spec, path, open_root)?,
         };
         sysctl::check(spec)?;
+        let count = spec.mounts().as_ref().map_or(0, Vec::len);
+        if count > MOUNTS_MAX {
+            return Err(Error::new(Kind::Limit, format!("the Spec has {count} mounts, more than {MOUNTS_MAX}")));
+        }
         // Without SELinux a label of it means nothing, and no file system takes one.
         let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
         let label = label.filter(|label| !label.is_empty() && Path::new("/sys/fs/selinux/enforce").exists());
