@@ -197,7 +197,7 @@ pub fn compress_layer(
     }
     let source = StoreSource::new(store, layer)?;
     let mut converted = Converted { inner: &source, store: Some(store), made: HashMap::new() };
-    compress(&mut converted, layer, diff_id, compression, &Silent, &Ids::default())
+    compress(&mut converted, layer, diff_id, Packing::Whole(compression), &Silent, &Ids::default())
 }
 
 /// Replaces layers by their compressed forms; whether any was.

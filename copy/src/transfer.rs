@@ -331,8 +331,9 @@ pub fn push_blob(store: &Store, blob: &Descriptor, name: &Reference, options: &O
         return Ok(());
     }
     let (source, ids) = (&from, Ids::default());
-    let retries = options.retries;
-    Execution { source, sink: &*sink, progress: &Silent, ids: &ids, parallel: 1, retries }.put(blob, None).map(drop)
+    let (retries, pace) = (options.retries, reach.pace.as_ref());
+    let execution = Execution { source, sink: &*sink, progress: &Silent, ids: &ids, parallel: 1, retries, pace };
+    execution.put(blob, None).map(drop)
 }
 
 fn push_to(
