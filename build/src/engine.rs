@@ -140,6 +140,7 @@ pub(crate) fn build_beside(
     }
     let settings = Settings { secrets: &options.secrets, agents: &options.agents, steps: &options.steps };
     let ahead = output::Ahead::new(options);
+    let second = Common::new(options.jobs);
     let mut engine = Engine {
         store,
         records: Records::open(store)?,
@@ -180,7 +181,7 @@ pub(crate) fn build_beside(
     }
     let results = results?;
     if options.verify {
-        verify::again(&mut engine, &graphs)?;
+        verify::again(&mut engine, &second, &graphs)?;
     }
     let mut built = finish(&engine, &graphs, results, options)?;
     built.warnings = inspect::warnings(&file, &warnings);

@@ -114,7 +114,7 @@ pub fn carry_out(
                         options.graph.contexts.push((context, NamedContext::Image(image)));
                     }
                     if is_needed && !options.outputs.is_empty() && !keeps(&options) {
-                        options.outputs.push(Output::Image { names: Vec::new(), push: false, compression: None });
+                        options.outputs.push(Output::store());
                     }
                     build_beside(store, server, host, &options, progress, cancel, common)
                 };

@@ -12,20 +12,20 @@ use crate::cache::{Key, Used};
 use crate::compare;
 use crate::graph::Graph;
 use crate::options::NoCache;
-use crate::schedule::{self, Engine};
+use crate::schedule::{Common, Engine};
 
 /// Paths that are told of each step.
 const TOLD: usize = 50;
 
-/// Builds a second time.
+/// Builds a second time; `common` knows nothing of the first.
 ///
 /// # Errors
 /// `Kind::Conflict` where a step yielded something else, with the paths; or a step failed now.
-pub(super) fn again(engine: &mut Engine<'_>, graphs: &[Graph]) -> Result<()> {
+pub(super) fn again<'a>(engine: &mut Engine<'a>, common: &'a Common, graphs: &[Graph]) -> Result<()> {
     let first = engine.used_by(None);
     let (kept, clock) = (std::mem::take(&mut engine.used), engine.clock);
     engine.progress.note("everything is built a second time, and compared");
-    engine.flights = schedule::flights();
+    engine.common = common;
     (engine.no_cache, engine.keeps, engine.explain) = (&NoCache::Everything, false, false);
     // Whatever takes its time from the clock shows.
     engine.clock.now = crate::time::now().max(clock.now + 1);

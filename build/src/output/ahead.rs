@@ -53,6 +53,8 @@ impl Ahead {
                 None => Compression::GZIP,
                 Some(Recompress::Plain(compression) | Recompress::All(compression)) => compression,
                 Some(Recompress::Never) => Compression::None,
+                // Of these forms the store keeps none.
+                Some(Recompress::Chunked { .. }) => return None,
             };
             let nothing = names.is_empty() && compression == Compression::None;
             (!nothing).then(|| Form { compression, names, options: options.registry.clone() })

@@ -84,7 +84,7 @@ impl<'a> Beside<'a> {
             return Ok(None);
         }
         // Whoever waits for this holds a place already; it never waits for one itself.
-        let Some(_slot) = engine.slots.try_take() else { return Ok(None) };
+        let Some(_slot) = engine.common.slots.try_take() else { return Ok(None) };
         engine.cancel.check()?;
         let layer = looked.write(engine.store, context, copy, engine.clock)?;
         Ok(Some(Guessed { key, placement: looked.placement, layer }))

@@ -141,7 +141,7 @@ impl<'a> Walk<'a> {
                     // Whoever has the same step to do waits for this one from now on.
                     let below = Below { stack: &self.stack, pending: self.pending.as_ref() };
                     let (key, inputs) = key.on(below.chain()?).finish_with_inputs();
-                    match engine.flights.take(key) {
+                    match engine.common.flights.take(key) {
                         Turn::Own(settle) => Keyed::Known(key, inputs, settle),
                         // It was done elsewhere meanwhile; two results of the same key serve alike.
                         Turn::Other(_) => Keyed::Done(key, inputs),
@@ -377,7 +377,7 @@ impl Worker<'_> {
             return self.once_or_later(key.on(self.below.chain()?), Some(mark), |_| work());
         }
         // Nobody has a result for it, so it need not wait until its key is known.
-        let slot = engine.slots.take();
+        let slot = engine.common.slots.take();
         engine.cancel.check()?;
         let left = work()?;
         drop(slot);
