@@ -74,7 +74,8 @@ fn containers_are_renamed() {
 
 #[test]
 fn ports_are_shown() {
-    for actor in everyone() {
+    // Others may have no /dev/net/tun, and are told so when they publish one.
+    if let Some(actor) = Actor::root().map(Actor::with_busybox) {
         let ports = ["-p", "127.0.0.1:18080:80", "-p", "15300-15301:53-54/udp"];
         actor.run(["create", "--name", "c"]).args(ports).args([IMAGE, "true"]).ok();
         let all = actor.run(["port", "c"]).ok();
@@ -198,7 +199,7 @@ fn a_container_is_started_again_as_its_policy_has_it() {
 #[test]
 fn volumes_without_a_name_go_with_their_container() {
     for actor in everyone() {
-        let names = || actor.run(["volume", "ls", "-q"]).ok().lines().len();
+        let names = || actor.run(["volume", "ls", "-q"]).ok().lines().iter().filter(|name| name.len() == 64).count();
         actor.write("image/Dockerfile", format!("FROM {IMAGE}\nRUN mkdir /data && echo 1 >/data/one\nVOLUME /data\n"));
         actor.build(["-t", "localhost/volumes", "image"]).ok();
         let quiet = ["--rm", "--network", "none"];

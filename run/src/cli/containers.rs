@@ -92,13 +92,11 @@ pub(super) fn stop(words: &[OsString]) -> i32 {
 
 /// Ends a container: by its signal, after its time by force; returns when its end is recorded.
 fn end(container: &Container, time: Option<u64>) -> Result<()> {
-    container.mark_stopped()?;
-    // One that is just being started again has read the mark before it was there.
-    let started = match container.record.options.restart {
+    let settled = match container.record.options.restart {
         Policy::No => container.clone(),
-        _ => follow::past_start(container.again()?.unwrap_or_else(|| container.clone()))?,
+        _ => settled(container.again()?.unwrap_or_else(|| container.clone()))?,
     };
-    let container = &started;
+    let container = &settled;
     let Ok(process) = container.open_process() else { return Ok(()) };
     let seconds = time.or(container.record.options.stop.timeout).unwrap_or(STOP_SECONDS);
     if seconds > 0 {
@@ -115,6 +113,17 @@ fn end(container: &Container, time: Option<u64>) -> Result<()> {
     go_on(container);
     ended_within(process.as_fd(), Duration::MAX)?;
     container.wait_unowned()
+}
+
+/// A container that nobody starts any more: it runs, or it does not.
+fn settled(container: Container) -> Result<Container> {
+    container.mark_stopped()?;
+    // Its watcher may have looked for the mark just before it was there, and starts it once more.
+    let settled = follow::past_start(container)?;
+    if settled.record.options.restart != Policy::No && settled.phase() != Phase::Running {
+        settled.wait_unowned()?;
+    }
+    Ok(settled.again()?.unwrap_or(settled))
 }
 
 /// A paused container meets its signal once it goes on.
@@ -227,7 +236,7 @@ fn rm_parsed(arguments: &Rm) -> Result<i32> {
     let mut ready = Vec::new();
     for name in &names {
         let found = outside.find(name).and_then(|container| {
-            let container = if arguments.force { follow::past_start(container)? } else { container };
+            let container = if arguments.force { settled(container)? } else { container };
             match container.phase() {
                 Phase::Running if !arguments.force => {
                     let message = format!("container `{name}` is running");
@@ -256,7 +265,13 @@ fn rm_parsed(arguments: &Rm) -> Result<i32> {
     // Files of other ids can only be removed from inside.
     let caller = Caller::enter(arguments.common.store(), |_| {})?;
     for (name, container) in &ready {
-        let removed = match Owner::try_take(&container.dir)? {
+        let mut owner = Owner::try_take(&container.dir)?;
+        if owner.is_none() && arguments.force && container.record.options.restart != Policy::No {
+            // Its watcher looks once more whether it is to go on.
+            container.wait_unowned()?;
+            owner = Owner::try_take(&container.dir)?;
+        }
+        let removed = match owner {
             // It went by itself, with --rm.
             None if !container.dir.exists() => Ok(()),
             None => Err(Error::new(Kind::Conflict, format!("container `{name}` is in use by another process"))),

@@ -4,7 +4,8 @@
 //! own name; else as what is named. `FOLDER/.` is what is in a folder.
 
 use std::cell::Cell;
-use std::io::{self, BufReader, BufWriter, Write};
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use super::unpack::{Manner, Owners, Symlinks, Target, unpack};
 use super::{Files, open_folder};
 use crate::child;
 use crate::options::normal;
-use crate::state::Container;
+use crate::state::{Container, Phase};
 
 /// One end of a copy.
 #[derive(Clone, Debug)]
@@ -51,11 +52,30 @@ pub fn copy(from: &End, to: &End, options: CopyOptions, store: Option<&Path>) ->
         }
         (End::Container(..), End::Stream) => child::run(|| send(from, store, io::stdout()).map(drop)),
         (End::Container(..), End::Host(_) | End::Container(..)) | (End::Host(_), End::Container(..)) => {
-            through_pipe(from, to, options, store)
+            match same_at_rest(from, to) {
+                Some(folder) => through_file(from, to, options, store, folder),
+                None => through_pipe(from, to, options, store),
+            }
         }
         _ => Err(Error::new(Kind::Usage, "one of the two must be in a container")
             .hint("write CONTAINER:PATH for what is in a container")),
     }
+}
+
+/// The folder of the container that both ends are in, where it does not run: it can be mounted once at a time.
+fn same_at_rest<'a>(from: &'a End, to: &End) -> Option<&'a Path> {
+    let (End::Container(from, _), End::Container(to, _)) = (from, to) else { return None };
+    (from.dir == to.dir && from.phase() != Phase::Running).then_some(&from.dir)
+}
+
+/// One side after the other, with the archive between them in a file that has no name.
+fn through_file(from: &End, to: &End, options: CopyOptions, store: Option<&Path>, folder: &Path) -> Result<()> {
+    let path = folder.join(format!("copy.{}", std::process::id()));
+    let mut file = File::options().read(true).write(true).create_new(true).open(&path).at("create", &path)?;
+    std::fs::remove_file(&path).at("remove", &path)?;
+    child::run(|| send(from, store, &file).map(drop))?;
+    file.rewind().at("read", &path)?;
+    child::run(|| receive(to, false, options, store, BufReader::with_capacity(1 << 17, &file)))
 }
 
 /// Each side is its own process, for each is somebody else.
@@ -65,12 +85,12 @@ fn through_pipe(from: &End, to: &End, options: CopyOptions, store: Option<&Path>
     let (reader, writer) = (Cell::new(Some(reader)), Cell::new(Some(writer)));
     let receiving = child::start(|| {
         drop(writer.take());
-        let pipe = reader.take().map(std::fs::File::from);
+        let pipe = reader.take().map(File::from);
         pipe.map_or(Ok(()), |pipe| receive(to, false, options, store, BufReader::with_capacity(1 << 17, pipe)))
     })?;
     let sending = child::start(|| {
         drop(reader.take());
-        let pipe = writer.take().map(std::fs::File::from);
+        let pipe = writer.take().map(File::from);
         pipe.map_or(Ok(()), |pipe| send(from, store, pipe).map(drop))
     })?;
     drop((reader, writer));
