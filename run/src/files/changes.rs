@@ -107,7 +107,11 @@ impl Walk {
         match below {
             None => Ok(self.tell(path, Change::Added) || inside),
             // A folder that is only on the way to something is there as it was.
-            Some(below) => Ok((inside || differs(&below, metadata)) && self.tell(path, Change::Changed) || inside),
+            Some(below) => {
+                let changed = inside || differs(&below, metadata);
+                let told = changed && self.tell(path, Change::Changed);
+                Ok(told || inside)
+            }
         }
     }
 
