@@ -8,6 +8,7 @@ mod harness;
 mod attestations;
 mod bad_input;
 mod cache_keys;
+mod bake;
 mod chroot;
 mod conformance_suite;
 mod control_groups;
