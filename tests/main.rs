@@ -7,8 +7,8 @@ mod harness;
 
 mod attestations;
 mod bad_input;
-mod cache_keys;
 mod bake;
+mod cache_keys;
 mod chroot;
 mod conformance_suite;
 mod control_groups;
