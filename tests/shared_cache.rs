@@ -125,3 +125,66 @@ fn the_cache_is_told_of_and_let_go_of() {
         actor.assert_nothing_left();
     }
 }
+
+#[test]
+fn cache_mounts_travel_in_pieces() {
+    for first in Actor::everyone() {
+        let registry = Registry::start();
+        let reference = format!("type=registry,ref={}/team/app:cache", registry.address());
+        let folder = format!("type=local,dest={}", first.path("shared").display());
+        let dockerfile = |run: &str| {
+            format!("FROM localhost/busybox\nRUN --network=none --mount=type=cache,id=things,target=/c {run}\n")
+        };
+        let first = first.with_busybox();
+        first.write("ctx/noise", noise(6 << 20));
+        let fill = "--mount=type=bind,target=/src cp /src/noise /c/a; mkdir -m 700 /c/d; ln -s a /c/l; touch -d @1600000000 /c/d/old";
+        first.write("ctx/Dockerfile", dockerfile(fill));
+        let both = ["--cache-to", &format!("{reference},mounts=all"), "--cache-to", &format!("{folder},mounts=things")];
+        build(&first, &both);
+        let pieces = |actor: &Actor| -> Vec<String> {
+            let tags = actor.copy(["list-tags", &format!("docker://{}/team/app", registry.address())]).ok().stdout;
+            let tag =
+                tags.split(['"', ' ', '\n', ',']).find(|word| word.contains("cache-mount-")).expect("the mount's tag");
+            let place = format!("docker://{}/team/app:{tag}", registry.address());
+            let manifest = actor.copy(["inspect", "--raw", &place]).ok().json();
+            let layers = manifest["layers"].as_array().expect("pieces").iter();
+            layers.map(|piece| piece["digest"].to_string()).collect()
+        };
+        let before = pieces(&first);
+        assert!(before.len() > 2, "{before:?}");
+
+        // Another machine begins with it, and adds a little.
+        let look = "cmp /c/a /c/l && stat -c '%a %Y' /c/d /c/d/old /c/a && echo more >/c/z";
+        for (number, from) in [reference.clone(), folder.replace("dest=", "src=")].iter().enumerate() {
+            let other = machine(&first);
+            other.write("ctx/Dockerfile", dockerfile(look));
+            let to = format!("{reference},mounts=all");
+            let flags = ["--cache-from", from, "--cache-to", &to];
+            let (_, _, log) = build(&other, if number == 0 { &flags } else { &flags[..2] });
+            assert!(log.contains("the cache mount `things` was filled from a cache"), "{log}");
+            assert!(log.contains(" 700 ") && log.contains(" 1600000000"), "{log}");
+            other.assert_nothing_left();
+        }
+        let after = pieces(&first);
+        let new = after.iter().filter(|piece| !before.contains(piece)).count();
+        assert!(new <= 2, "{new} of {} pieces were sent again", after.len());
+
+        // A machine to whom nobody gave it begins with nothing.
+        let alone = machine(&first);
+        alone.write("ctx/Dockerfile", dockerfile("test ! -e /c/a"));
+        build(&alone, &[]);
+        first.assert_nothing_left();
+    }
+}
+
+/// Bytes that do not compress, always the same.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
+}
