@@ -31,7 +31,7 @@ target "tool" {
 "#;
 
 fn bake(actor: &Actor, words: &[&str]) -> crate::harness::Call {
-    actor.build([&["bake"], words].concat()).dir(actor.dir())
+    actor.build([&["bake"][..], words].concat()).dir(actor.dir())
 }
 
 fn with_files(actor: Actor) -> Actor {
@@ -100,7 +100,7 @@ fn what_is_wrong_is_told_before_anything_runs() {
     for (words, expected) in [
         (&["tol"][..], "there is no target `tol`\nhint: did you mean `tool`?"),
         (&["-f", "missing.hcl"], "open `missing.hcl`: no such file or directory\nhint: -f names a bake file"),
-        (&["--set", "tool.platform=linux/none64", "tool"], "target `tool`: "),
+        (&["--set", "tool.ulimits=nofile", "tool"], "target `tool`: "),
         (&["--var", "TAG"], "--var `TAG` is not NAME=VALUE"),
     ] {
         let report = bake(&actor, words).output().expect_not_zero();

@@ -153,7 +153,7 @@ fn a_step_that_is_written_twice_is_done_twice() {
     let Some(actor) = Actor::ordinary() else { return };
     let actor = actor.with_busybox();
     let count = "RUN --mount=type=cache,target=/count echo >>/count/lines; wc -l </count/lines\n";
-    actor.write("app/Dockerfile", &format!("FROM localhost/busybox AS base\n{count}{count}FROM base\n{count}"));
+    actor.write("app/Dockerfile", format!("FROM localhost/busybox AS base\n{count}{count}FROM base\n{count}"));
     let context = actor.path("app").display().to_string();
     let build = |flags: &[&str]| {
         let report = actor.build(flags.iter().copied().chain(["--progress", "plain", &context])).ok();
