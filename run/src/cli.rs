@@ -27,6 +27,9 @@ pub const VERBS: [&str; 27] = [
     "rename", "port",
 ];
 
+/// Stands for words that are verbs of podman and docker and none of ours: nobody who says them means an image.
+const HELD: &str = "";
+
 /// Exit codes of the program's own.
 mod exit {
     /// All went well.
@@ -92,6 +95,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         "unpause" => change::unpause(&rest),
         "rename" => change::rename(&rest),
         "port" => change::port(&rest),
+        HELD => tell("run", &refusal::held(&rest[0].to_string_lossy()), exit::ENGINE),
         "version" => out(&format!("run {}", env!("CARGO_PKG_VERSION"))),
         _ => help(),
     }
@@ -107,7 +111,12 @@ fn split(words: &[OsString]) -> (&'static str, Vec<OsString>) {
             "-h" | "--help" if at == 0 && words.len() == 1 => return ("help", Vec::new()),
             "-V" | "--version" if words.len() == 1 => return ("version", Vec::new()),
             _ => {
-                let Some(verb) = VERBS.into_iter().find(|verb| *verb == word) else { break };
+                let Some(verb) = VERBS.into_iter().find(|verb| *verb == word) else {
+                    match known::is_verb_elsewhere(word) {
+                        true => return (HELD, vec![words[at].clone()]),
+                        false => break,
+                    }
+                };
                 let rest = words.iter().enumerate().filter(|(index, _)| *index != at).map(|(_, word)| word.clone());
                 return (verb, rest.collect());
             }
@@ -230,5 +239,7 @@ mod tests {
         check(&["--help"], "help", &[]);
         check(&["ps", "--help"], "ps", &["--help"]);
         check(&[], "help", &[]);
+        check(&["--store", "/s", "attach", "x"], HELD, &["attach"]);
+        check(&["run", "attach"], "run", &["attach"]);
     }
 }

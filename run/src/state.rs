@@ -20,12 +20,14 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use layerfs::error::{Context, Error, Kind, Result};
 use layerfs::store::format::Roots;
 use layerfs::userns::Mapping;
 use oci_spec::runtime::Process;
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::thread::{Timespec, nanosleep};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
@@ -37,6 +39,10 @@ pub use process::ProcessId;
 
 /// Largest record that is read, in bytes.
 const RECORD_MAX: u64 = 16 << 20;
+
+/// How long a name is waited for whose container is ending, and how often it is looked at.
+const DYING: Duration = Duration::from_secs(1);
+const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 /// What was asked for. Written once.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -247,9 +253,16 @@ impl Containers {
 
     /// The names are held while this is asked.
     fn check_unused(&self, name: &str) -> Result<()> {
-        let Some(other) = self.list()?.into_iter().find(|other| other.record.name == name && !other.is_leftover())
-        else {
-            return Ok(());
+        let end = Instant::now() + DYING;
+        let other = loop {
+            let all = self.list()?;
+            let Some(other) = all.into_iter().find(|other| other.record.name == name && !other.is_leftover()) else {
+                return Ok(());
+            };
+            if !other.is_dying() || Instant::now() >= end {
+                break other;
+            }
+            let _ = nanosleep(&PAUSE);
         };
         let id = short_id(&other.record.id).to_owned();
         Err(Error::new(Kind::Conflict, format!("name `{name}` is in use by container {id}"))
@@ -380,6 +393,12 @@ impl Container {
     fn is_leftover_unowned(&self) -> bool {
         let over = self.status.as_ref().is_none_or(|status| status.finished.is_some() || !status.process.is_alive());
         self.record.options.remove == Removal::OnExit && over
+    }
+
+    /// Whether it is to go with its process, and that may be ending: its watcher was killed, and what it had started
+    /// follows in an instant.
+    fn is_dying(&self) -> bool {
+        self.record.options.remove == Removal::OnExit && (self.phase() != Phase::Running || !self.is_owned())
     }
 
     fn ended_unseen(&self) -> bool {

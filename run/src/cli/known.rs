@@ -1,5 +1,5 @@
-//! Flags of `podman run` 5.8 and `docker run` 28 that `run` does not have: named as such, because "unknown flag" would
-//! send a reader looking for a slip of the pen.
+//! Flags of `podman run` 5.8 and `docker run` 28, and verbs of both, that `run` does not have: named as such, because
+//! "unknown flag" or "no such image" would send a reader looking for a slip of the pen.
 
 const ELSEWHERE: &[&str] = &[
     "annotation",
@@ -106,6 +106,58 @@ const ELSEWHERE: &[&str] = &[
     "variant",
     "volume-driver",
 ];
+
+/// Verbs of podman 5.8 and docker 28 that `run` does not have, and what does their work here.
+const VERBS_ELSEWHERE: [(&str, Option<&str>); 38] = [
+    ("artifact", Some("copy artifact")),
+    ("attach", None),
+    ("build", Some("build")),
+    ("checkpoint", None),
+    ("cleanup", None),
+    ("container", None),
+    ("events", None),
+    ("generate", None),
+    ("healthcheck", None),
+    ("history", Some("copy config")),
+    ("image", Some("copy images")),
+    ("images", Some("copy images")),
+    ("import", None),
+    ("info", None),
+    ("init", None),
+    ("kube", None),
+    ("load", Some("copy docker-archive:FILE store:NAME")),
+    ("login", Some("copy login")),
+    ("logout", Some("copy logout")),
+    ("machine", None),
+    ("manifest", Some("copy manifest")),
+    ("network", None),
+    ("pod", None),
+    ("pull", Some("copy pull")),
+    ("push", Some("copy store:NAME docker://NAME")),
+    ("quadlet", None),
+    ("restart", Some("run stop NAME; run start NAME")),
+    ("restore", None),
+    ("rmi", Some("copy rmi")),
+    ("save", Some("copy store:NAME docker-archive:FILE")),
+    ("search", None),
+    ("secret", None),
+    ("system", None),
+    ("tag", Some("copy tag")),
+    ("unmount", Some("run umount")),
+    ("unshare", None),
+    ("untag", Some("copy rmi")),
+    ("update", None),
+];
+
+/// Whether a first word is a verb that only podman and docker have.
+pub(super) fn is_verb_elsewhere(word: &str) -> bool {
+    VERBS_ELSEWHERE.iter().any(|(verb, _)| *verb == word)
+}
+
+/// The command line that does the work of another program's verb.
+pub(super) fn where_it_is(verb: &str) -> Option<&'static str> {
+    VERBS_ELSEWHERE.iter().find(|(name, _)| *name == verb).and_then(|(_, line)| *line)
+}
 
 /// Whether `flag` (`--name` or `-n`) is one of those.
 pub(super) fn is_flag_elsewhere(flag: &str) -> bool {

@@ -45,6 +45,16 @@ pub(super) fn explain(error: &clap::Error) -> Error {
     }
 }
 
+/// What is said of a verb that only podman and docker have.
+pub(super) fn held(verb: &str) -> Error {
+    let message = format!("verb `{verb}` of podman and docker is not one of `run`");
+    let hint = match known::where_it_is(verb) {
+        Some(line) => format!("say `{line}`"),
+        None => format!("`run --help` lists the verbs; an image of that name is started by `run run {verb}`"),
+    };
+    Error::new(Kind::Usage, message).hint(hint)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -82,5 +92,18 @@ mod tests {
         check(&["--zzz", "x"], "unexpected argument '--zzz' found", all);
         check(&["--memry", "x"], "unexpected argument '--memry' found", "did you mean `--memory`?");
         check(&[], "the following required arguments were not provided: <IMAGE>", all);
+    }
+
+    #[test]
+    fn verbs_that_others_have_are_named_with_the_way_to_go() {
+        for (verb, hint) in [
+            ("pull", "say `copy pull`"),
+            ("build", "say `build`"),
+            ("attach", "`run --help` lists the verbs; an image of that name is started by `run run attach`"),
+        ] {
+            let error = held(verb);
+            assert_eq!(error.to_string(), format!("verb `{verb}` of podman and docker is not one of `run`"));
+            assert_eq!(error.advice(), Some(hint));
+        }
     }
 }
