@@ -160,7 +160,7 @@ fn bundle(name: &str, script: &str, resources: &serde_json::Value) -> String {
         "linux": {"namespaces": namespaces, "resources": resources},
     });
     format!(
-        "R='layerfs-runtime --root /tmp/state' G=/sys/fs/cgroup/layerfs-{name}; mkdir -p {name}/rootfs/bin {name}/rootfs/proc; \
+        "R='layerfs-runtime --root /tmp/state' G=/sys/fs/cgroup/{name}; mkdir -p {name}/rootfs/bin {name}/rootfs/proc; \
          cd {name}; cp /bin/busybox rootfs/bin/; for each in sh tail sleep cat dd cut timeout grep mknod head; do \
          ln -sf busybox rootfs/bin/$each; done; cat >config.json <<'END'\n{config}\nEND\n"
     )

@@ -72,7 +72,7 @@ fn namespaces_as_crun_and_runc_have_them() {
             .shows("/bin/busybox\nexit 0"),
         case("exec without a mount namespace", "sleep 60")
             .with(|spec| share(spec, "mount"))
-            .drive("$R create $ID </dev/null >/dev/null; $R start $ID; $R exec $ID ls /bin/busybox /etc/passwd; $R delete --force $ID; umount -l $B/rootfs 2>/dev/null; true")
+            .drive("$R create $ID </dev/null >/dev/null; $R start $ID; $R exec $ID /bin/busybox ls /bin/busybox /etc/passwd; $R delete --force $ID; umount -l $B/rootfs 2>/dev/null; true")
             .shows("/bin/busybox\n")
             .but("a further process is in the container's root, too; crun's and runc's see the host's"),
         case("what is left of its mounts", "true")
